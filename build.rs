@@ -1,5 +1,5 @@
-//! Converts the built-in advisories and combinations from YAML to JSON: every guarded call reads them, and
-//! reading YAML takes ten times as long.
+//! Converts advisories.yaml and combinations.yaml to JSON, which is compiled into the program. Every guarded
+//! call reads this JSON, and reading YAML would take ten times as long.
 #![expect(clippy::expect_used, reason = "the build stops at a file that is not YAML")]
 
 use std::path::Path;

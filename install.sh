@@ -334,7 +334,8 @@ $2$one_more"
     fi
 }
 
-# remove_line FILE LINE: removes the first match, if there is one; the bytes before and after it are unchanged.
+# remove_line FILE LINE: removes LINE from FILE once, and fails if FILE has no such line. If LINE is still the last
+# line, the newline that add_line put before LINE is removed too. All other bytes of FILE are unchanged.
 remove_line() {
     file=$1
     # Follows links, so that a link is not replaced with a file.
@@ -402,7 +403,6 @@ add_shim() {
     mkdir -p "$prefix/bin" "$prefix/completions" "$prefix/share/man/man1" 2>/dev/null ||
         die "cannot create $prefix" 'Pass a writable directory with --prefix DIR.'
     if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
-    # The env scripts are written last, because they put the shim on PATH.
     put 755 "$prefix/bin/pcluster" <"$binary"
     if ! "$prefix/bin/pcluster" preflight --version >/dev/null 2>&1; then
         rm -f "$prefix/bin/pcluster" "$prefix/made"
@@ -423,6 +423,7 @@ add_shim() {
     done
     "$preflight" man | put 644 "$prefix/share/man/man1/pcluster-preflight.1" || exit 1
     put_script "$prefix"
+    # env.fish and env put the shim on PATH, so they are written after all other files in the prefix.
     startup_for_fish | put 644 "$prefix/env.fish" || exit 1
     startup_for_sh | put 644 "$prefix/env" || exit 1
     remove_old_cache
@@ -616,7 +617,8 @@ add_to_venv() {
             rm -f "$new"
             die "cannot write $launcher.real" "$launcher was not changed. Run this as the owner of the environment."
         fi
-        # If the copy is the shim, another installation has replaced and kept the launcher in the meantime.
+        # If the copy is the shim, another installation has in the meantime saved the launcher as pcluster.real, and
+        # has put the shim in the launcher's place.
         if is_shim "$new"; then
             rm -f "$new"
         elif ! mv -f "$new" "$launcher.real"; then

@@ -169,8 +169,8 @@ impl Error {
         }
     }
 
-    /// The error of a repair that was tried again with strategy release; `second` is the error of
-    /// that attempt.
+    /// Adds the error of a repair's second attempt (`second`, with strategy release) to the error of the
+    /// first attempt.
     pub fn with_second(self, second: &Self) -> Self {
         match self {
             Self::Repair { message, .. } => {

@@ -44,8 +44,9 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     }
     let unread = find_read_once(&arguments);
     let call = match &unread {
-        // The check gets none of the call's options, not even the region. We would have to parse them
-        // ourselves, and pcluster might parse them differently.
+        // The arguments name a file that the check must not read, so the check gets no arguments, not even
+        // the region. To pass the region alone, the shim would have to parse the arguments, and pcluster
+        // might parse the arguments differently.
         Some(_) => Call::minimal(),
         None => Call::Given(arguments.clone()),
     };
@@ -180,7 +181,7 @@ impl Guarded<'_> {
     }
 
     fn stop(&self, report: &Report, why_not_repaired: &str) -> Outcome {
-        // Do not advise the repair that has just failed.
+        // With the decision `Repair`, the text does not advise a repair: the repair has just failed.
         let decision = if why_not_repaired.is_empty() { Decision::Stop } else { Decision::Repair };
         let findings = prefix_lines(&human::render_for_stderr(report, decision));
         let stderr = format!("{}{findings}{why_not_repaired}", self.warnings);

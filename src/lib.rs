@@ -22,7 +22,7 @@
 //! | [`system`] | children, signals, files, the disk, trust |
 //! | [`error`] | errors, their hints and exit statuses |
 //! | [`model`] | the small types that everything uses |
-//! | [`text`] | text that is safe for a terminal, YAML, names of packages |
+//! | [`text`] | YAML, names of packages, and text that is safe for a terminal |
 //!
 //! # Glossary
 //!
@@ -37,13 +37,14 @@
 //! | advisory | releases of a package that are known to break `build-image`, and how to fix that |
 //! | synthesis | running the real pcluster's own code offline, to get the template that it would submit |
 //! | expectation | what pcluster requires of the AMI for a configuration: name, tags, regions, permissions |
-//! | check | one test of the target, with a status; all of them together are a check of the target |
+//! | check | one test of the target, with a status; a *check of the target* consists of all these tests |
 //! | finding | what a rule has found: a message, a level, a cost and a fix |
 //! | report | the checks and findings of one call, and their verdict |
 //! | verdict | ready, blocked (a finding of level ERROR) or unknown (a check could not run) |
 //! | decision | what the guard does about a verdict: exec, stop or repair |
 //! | orphan | an AMI that pcluster built and that none of its commands can find |
 //! | inventory | the images and builds of an account, as AWS lists them |
+//! | package directory | where an environment's packages are: its `site-packages` or `dist-packages` |
 //! | move | a change of a package to another version, newer or older |
 //! | staged packages | the packages that a repair would install, in a directory of their own |
 //! | proof | the check of the target with the staged packages ahead of the installed ones |

@@ -1,5 +1,5 @@
-//! Shows on stderr what is being done, and for how long: with a spinner on a terminal, with plain lines
-//! for `-v`.
+//! Shows on stderr which step is being done. On a terminal, the step has a spinner and the elapsed time.
+//! Elsewhere, the step is a plain line, and only with `-v`.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};

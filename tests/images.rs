@@ -12,7 +12,8 @@ use crate::support::sandbox::Sandbox;
 
 const BUCKET: &str = "parallelcluster-0123456789abcdef-v1-do-not-delete";
 
-/// An orphan with a date in the future, so that no output depends on the clock.
+/// An orphan with a date in the future. For such a date, the text shows no age, so the text does not
+/// depend on the clock.
 fn ami(number: u8, id: &str, more: &[(&str, Value)]) -> Value {
     let arn = format!("arn:aws:imagebuilder:us-east-1:123456789012:image/parallelclusterimage-{id}/3.1.3/1");
     let mut ami = json!({

@@ -1,4 +1,5 @@
-//! How the real pcluster is found among other files with the name `pcluster`.
+//! How the real pcluster is found among other files with the name `pcluster`. A trap's number is its row in
+//! the table of tests/traps.rs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,8 +9,8 @@ use crate::support::sandbox::Sandbox;
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 
-/// The start of a script that runs itself again: it ends after 200 levels, if the shim does not end
-/// it earlier.
+/// The first lines of a script that starts itself again through the shim. They end the loop after 200 levels,
+/// in case the shim has not ended the loop before.
 const COUNTED: &str = "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\n";
 /// A script that runs the first pcluster on PATH, which is the shim.
 const LOOP: &str =
@@ -42,7 +43,8 @@ fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
         call(&sandbox, &[before, "real"]).run().exits(0).prints("real version\n").is_silent();
         call(&sandbox, &[before]).run().exits(127).prints("").stderr_matches("locate-none.txt");
     }
-    // A copy that is run sees the first shim on PATH as another build of the shim, and skips it.
+    // Here the copy is started. The first shim on PATH is not the same file as the copy, but the copy
+    // recognizes and skips that shim.
     let all = path(&sandbox, &["copied", "hard", "other", "real"]);
     let copied = sandbox.call(sandbox.path("copied/pcluster"), ["version"]).path(&all);
     copied.run().exits(0).prints("real version\n").is_silent();
@@ -83,12 +85,12 @@ fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
 fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
-    // What pyenv does: it takes its own directory off PATH, and runs the next pcluster on PATH.
+    // What pyenv does: it takes its own directory off PATH, and runs the first pcluster on the rest of PATH.
     let takes_itself_off = format!(
         "#!/bin/bash\nown={}:\nPATH=${{PATH//\"$own\"/}}\nexec pcluster \"$@\"\n",
         sandbox.path("manager").display()
     );
-    // What a careless manager does: it runs the first pcluster on PATH.
+    // `LOOP` does what a careless manager does: it runs the first pcluster on PATH.
     for script in [takes_itself_off.as_str(), LOOP] {
         sandbox.script("manager/pcluster", script);
         call(&sandbox, &["manager", "real"]).run().exits(0).prints("real version\n").is_silent();
@@ -100,7 +102,8 @@ fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     first.run().exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 5: `PCLUSTER_SHIM_TRIED` is bound to one process, so a call that the real program makes is guarded.
+/// Trap 5: a call that the real program makes is guarded. The paths in `PCLUSTER_SHIM_TRIED` do not apply to
+/// this call, because another process wrote them.
 #[test]
 fn trap_05_a_nested_call_is_guarded_like_any_other() {
     let sandbox = Sandbox::new();
@@ -115,7 +118,8 @@ fn trap_05_a_nested_call_is_guarded_like_any_other() {
         .prefixed()
         .holds(run.stdout().contains("configurationValidationErrors"), "it was not stopped");
     assert_eq!(sandbox.log(), ["real version", "identity", "node", "synth"]);
-    // A launcher that is not a console script leaves `PCLUSTER_SHIM_TRIED` set. Calls are guarded anyway.
+    // For a launcher that is not a console script, the shim sets `PCLUSTER_SHIM_TRIED`, and calls that the
+    // real program makes inherit the variable. These calls are guarded too.
     let run = sandbox.build_image().var("PCLUSTER_SHIM_TRIED", "1/7//usr/bin/pcluster").run();
     run.exits(1).prefixed().prints(&run.stdout());
 }
@@ -129,7 +133,7 @@ fn twenty_five_levels_of_pcluster_work() {
     run.exits(0).prints("bottom\n").is_silent();
 }
 
-/// Every level is a new process, so only the depth reveals the loop.
+/// Every level is a new process, so the shim recognizes the loop only by the number of levels.
 #[test]
 fn a_spawn_loop_without_end_is_ended() {
     let sandbox = Sandbox::new();
@@ -140,7 +144,8 @@ fn a_spawn_loop_without_end_is_ended() {
     assert!((25..=100).contains(&levels), "{levels} levels");
 }
 
-/// Trap 17: an empty or relative entry depends on the current directory, which could contain any program.
+/// Trap 17: an empty or relative entry of PATH depends on the current directory, which could contain
+/// any program.
 #[test]
 fn trap_17_a_planted_program_in_the_current_directory_is_not_run() {
     let sandbox = Sandbox::new();
@@ -186,7 +191,8 @@ fn a_directory_that_may_not_be_entered_is_passed_over() {
     run.exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 24: without a real pcluster, every command exits with 127, as a shell does.
+/// Trap 24: without a real pcluster, every command that needs one exits with 127, as a shell does if it does
+/// not find a command.
 #[test]
 fn trap_24_without_a_real_pcluster_every_command_says_so() {
     let sandbox = Sandbox::new();
@@ -242,7 +248,8 @@ fn a_variable_that_names_no_real_one_is_an_error() {
     }
 }
 
-/// A value that another program or an attacker has set changes nothing.
+/// These values of `PCLUSTER_SHIM_TRIED` change nothing: three are malformed, and one has the PID of
+/// another process.
 #[test]
 fn a_guard_variable_that_cannot_be_read_is_ignored() {
     let sandbox = Sandbox::new();

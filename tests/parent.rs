@@ -1,5 +1,5 @@
-//! `check --aws`, `check --parent` and `aws: true`: what AWS, or a file, says about the parent image. Without
-//! these options, AWS is not asked.
+//! `check --aws`, `check --parent` and `aws: true`: what AWS, or a file, says about the parent image. AWS is
+//! asked only because of `--aws` or `aws: true`.
 
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ fn aws_is_asked_about_the_parent() {
     assert_eq!(count_calls(&sandbox), 1);
 }
 
-/// Whatever AWS answers, the results of the other checks count.
+/// If AWS gives no usable answer, only the check `parent` is unknown. The other checks are reported as usual.
 #[test]
 fn what_aws_does_not_tell_is_not_checked() {
     let message = "ExpiredToken: the token is expired";

@@ -148,7 +148,8 @@ fn variables_that_are_at_fault() {
     }
 }
 
-/// A mistyped value does not switch the guard off silently.
+/// If a variable has an invalid value, a warning names the value that is used instead. Without this warning,
+/// a typo could switch the guard off unnoticed, because the config file may have `mode: off`.
 #[test]
 fn the_value_that_is_used_instead_of_a_bad_one_is_named() {
     let sandbox = Sandbox::new();
@@ -164,7 +165,7 @@ fn the_value_that_is_used_instead_of_a_bad_one_is_named() {
     sandbox.build_image().var("PCLUSTER_SHIM_MODE", "OFF").run().exits(0).is_silent();
 }
 
-/// Trap 31: mode off works, whatever is malformed.
+/// Trap 31 (a row of the table in tests/traps.rs): mode off works, whatever is malformed.
 #[test]
 fn mode_off_works_whatever_is_at_fault() {
     let sandbox = Sandbox::new();
@@ -255,7 +256,8 @@ fn config_prints_a_file_that_says_the_same() {
     let line = format!("pcluster preflight config >{}", sandbox.path(CONFIG).display());
     sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run().exits(0).is_silent();
     assert!(std::fs::read_to_string(sandbox.path(CONFIG)).unwrap().contains("#mode: block"));
-    // `>>` is allowed, because it does not empty the file. `>` is refused, because the file exists by now.
+    // The file exists now. `>>` is allowed, because the shell does not empty the file. `>` is refused,
+    // because the shell has emptied the file.
     let append = line.replace(" >", " >>");
     sandbox.call(sandbox.path("tools/sh"), ["-c", &append]).run().exits(0).is_silent();
     let onto_itself = sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run();
@@ -299,7 +301,7 @@ fn where_says_what_the_mode_would_do() {
     sandbox.pcluster(["preflight", "where", "-q"]).run().exits(1).prints("").is_silent();
 }
 
-/// Users who want no config file name `/dev/null`.
+/// To use no config file, users set `PCLUSTER_SHIM_CONFIG` to `/dev/null`.
 #[test]
 fn the_null_device_is_no_config_file() {
     let sandbox = Sandbox::new();

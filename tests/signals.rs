@@ -1,5 +1,6 @@
 //! Signals during a check: the shim dies by the signal, and its children and its scratch directory are gone.
-//! The real program is never started. Ignored signals stay ignored.
+//! The real program is never started. Ignored signals stay ignored. A trap's number is its row in the table
+//! of tests/traps.rs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
@@ -64,8 +65,8 @@ for number in (1, 2, 3, 13, 15):
 os.execv(sys.argv[1], sys.argv[1:])
 ";
 
-/// Checks run in parallel. A child of one check sends a signal to the shim, and the children of all checks
-/// are ended.
+/// Checks run in parallel. Children of three of the checks send a signal to the shim, and the children of all
+/// checks are ended.
 #[test]
 fn a_signal_ends_checks_side_by_side() {
     let sandbox = Sandbox::new();

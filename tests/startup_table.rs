@@ -9,8 +9,8 @@ use pcluster_shim::rules::advisories::file;
 
 const TABLE: &str = include_str!("fixtures/startup-table.tsv");
 
-/// The packages of a measured environment that advisories can depend on. The caller then changes the package
-/// of the row.
+/// The packages of an environment: this release of aws-parallelcluster, and a setuptools that no advisory
+/// matches. The caller then adds, replaces or removes the package that a row of the table names.
 fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
     let setuptools = if python == "3.12" { "75.8.0" } else { "69.5.1" };
     [("aws-parallelcluster", release), ("setuptools", setuptools)]

@@ -1,5 +1,6 @@
 //! Every kind of answer of synthesis.py, which runs in a real Python with stubs of the few functions that it
-//! imports. Noise changes no answer. The answers of real pclusters are tested in tests/e2e.
+//! imports. Other output on stdout and stderr changes no answer. The tests in tests/e2e use the answers of
+//! real pclusters.
 
 use serde_json::{Value, json};
 
@@ -193,8 +194,8 @@ fn the_template_is_held_to_what_was_asked_for() {
 }
 
 /// The expectation comes from the objects that pcluster makes of the configuration. Of two tags with the same
-/// key, the last one is expected. If the name is empty, no name is expected. Half of a surrogate pair is
-/// expected in the form that Node writes.
+/// key, the last one is expected. If the name is empty, no name is expected. Node writes half of a surrogate
+/// pair as U+FFFD, so U+FFFD is expected.
 #[test]
 fn the_template_is_held_to_what_the_real_code_asks_for() {
     let sandbox = Sandbox::new();
@@ -251,7 +252,9 @@ Config.dev_settings = Made(distribution_configuration=Made(regions="b, a,b\n", l
     }
 }
 
-/// The real program refuses these calls in its own words. The shim adds nothing.
+/// If pcluster's own code refuses a call during the check, the shim prints nothing and starts the real
+/// pcluster, which then refuses the call in its own words. In this test, a stub takes the place of
+/// the real pcluster and accepts every call.
 #[test]
 fn what_the_real_code_refuses_is_left_to_it() {
     let sandbox = Sandbox::new();
@@ -301,8 +304,8 @@ fn preflight_reports_what_is_refused() {
     }
 }
 
-/// A refusal is reported whole in one line, although pcluster's own exceptions print JSON in several lines,
-/// and marshmallow's exceptions print a dict.
+/// A refusal is reported in one line, although pcluster's own exceptions print JSON in several lines, and
+/// marshmallow's exceptions print a dict. A very long refusal is cut.
 #[test]
 fn a_refusal_of_several_lines_is_reported_in_one() {
     let entrypoint = |refusal: &str| {
@@ -359,7 +362,7 @@ fn what_ends_in_an_exception_of_its_own_stops() {
     }
 }
 
-/// Every case in which the check cannot get a template.
+/// In these cases, the check cannot get a template, and the verdict is unknown.
 #[test]
 fn what_does_not_run_is_one_line_and_goes_on() {
     for (snapshot, file, content) in [
@@ -420,8 +423,8 @@ fn what_stands_beside_the_launcher_is_found() {
     goes_on_silently(&sandbox, &[]);
 }
 
-/// The noise: warnings, output of `print`, and output to the file descriptor, from Python and from
-/// its children.
+/// The noise: what `print` writes to stdout and stderr, what `os.write` writes to file descriptor 1, and what
+/// a child process writes to both streams.
 #[test]
 fn noise_on_both_streams_does_not_change_the_answer() {
     let sandbox = Sandbox::new();
@@ -444,8 +447,8 @@ fn nothing_is_written_into_the_environment() {
     let call = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", sandbox.path("site"));
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
-    // The id in the template is not that of the built-in configuration, so the failure shows that the
-    // template was checked.
+    // Without `-i`, the check expects the image id `preflight-check`. The template of the stubs has another
+    // image id, so the check of that template fails. The failure shows that the template was checked.
     let template = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "template");
     run.exits(1).holds(template.unwrap()["status"] == "failed", "the template was checked");
     assert_eq!(sandbox.tree("site"), before);

@@ -1,5 +1,5 @@
-//! Known failures of PATH shims and their installers in other projects: 31 rows, each with one test
-//! that has the row's number in its name, here or in the module of its subject.
+//! Known failures of PATH shims and their installers in other projects. Each of the 31 rows except row 18 has
+//! at least one test with the row's number in its name, here or in the module of its subject.
 //!
 //! | row | trap | row | trap |
 //! | --- | --- | --- | --- |
@@ -7,9 +7,9 @@
 //! | 2 | a copy or another build of the shim | 18 | world-writable entries of PATH |
 //! | 3 | a loop of execs | 19 | directories and debris named pcluster |
 //! | 4 | two managers of shims | 20 | dead interpreters |
-//! | 5 | the guard leaks to grandchildren | 21 | forms of launchers |
+//! | 5 | the guard against loops leaks to grandchildren | 21 | forms of launchers |
 //! | 6 | an activated environment comes first | 22 | the check sees another Python |
-//! | 7 | "on PATH already" | 23 | slow shims (and `scripts/bench`) |
+//! | 7 | the shim is on PATH already, but not first | 23 | slow shims (and `scripts/bench`) |
 //! | 8 | the shell's hash of commands | 24 | no real pcluster |
 //! | 9 | `argv[0]` | 25 | many checks at once |
 //! | 10 | bytes that are not UTF-8 | 26 | the shim is replaced while it runs |
@@ -20,12 +20,14 @@
 //! | 15 | stdout polluted | 31 | the shim's own failures block every build |
 //! | 16 | the environment leaks | | |
 //!
-//! The shim avoids every trap, except for one case of row 12: if the caller ignores SIGPIPE, the real program
-//! gets its default action. Rust's start-up ignores SIGPIPE before `main`, and the standard library's `exec`
-//! resets it to the default. The earlier disposition cannot be found out afterwards: `/proc` shows only the
-//! current one. Reading it before `main`, or keeping it, would take more unsafe code than the signal handlers
-//! need, or an unstable compiler flag (`-Zon-broken-pipe`). Python does not notice, because it ignores
-//! SIGPIPE itself when it starts. The mask of blocked signals and every other disposition are kept.
+//! The shim avoids every trap, except for row 18 and one case of row 12. Row 18: the shim runs a pcluster
+//! from a world-writable entry of PATH, as a shell does. Row 12: if the caller ignores SIGPIPE, the real
+//! program starts with the default action of SIGPIPE. Rust's start-up ignores SIGPIPE before `main`, and the
+//! standard library's `exec` resets it to the default. The earlier disposition cannot be found out
+//! afterwards: `/proc` shows only the current one. Reading it before `main`, or keeping it, would take more
+//! unsafe code than the signal handlers need, or an unstable compiler flag (`-Zon-broken-pipe`). Python does
+//! not notice, because it ignores SIGPIPE itself when it starts. The mask of blocked signals and every other
+//! disposition are kept.
 
 use std::fs;
 

@@ -232,8 +232,8 @@ fn help_starts_no_python_of_the_shims() {
     assert!(sandbox.log().iter().all(|line| line.starts_with("real ")), "{:?}", sandbox.log());
 }
 
-/// If the configuration is not a mapping, the real pcluster reports that, and the shim reports nothing, even
-/// if an advisory matches.
+/// If the configuration is not valid YAML, or is not a mapping, the real pcluster reports that. The shim
+/// reports nothing, even if an advisory matches.
 #[test]
 fn a_malformed_configuration_is_left_to_the_real_pcluster() {
     let sandbox = Sandbox::new();
@@ -326,8 +326,8 @@ fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
     sandbox.has_no_scratch();
 }
 
-/// Forms of a redirection: a file, a pipe, and bash's process substitution. A child of a check could not read
-/// the shim's stdin, because its own stdin is /dev/null.
+/// Forms of a redirection: a file, a pipe, and bash's process substitution. A check starts its children with
+/// /dev/null as their stdin, so these children could not read a configuration from the shim's stdin.
 #[test]
 fn a_configuration_on_stdin_reaches_the_real_pcluster_whole() {
     let sandbox = Sandbox::new();

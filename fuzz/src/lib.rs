@@ -1,4 +1,4 @@
-//! What the fuzz targets share: the input as a target takes it, and what holds for every text that is shown.
+//! What the fuzz targets share: how a target reads its input, and assertions about the texts that are shown.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -29,7 +29,7 @@ pub fn split<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
 /// Asserts that a text is safe for a terminal.
 ///
 /// # Panics
-/// Panics if the text has control characters other than line feeds and tabs, or bidirectional controls.
+/// Panics if [`escape`] would change the text.
 pub fn assert_safe(text: &str) {
     assert_eq!(escape(text), text, "it is not safe for a terminal");
 }
@@ -37,7 +37,7 @@ pub fn assert_safe(text: &str) {
 /// Asserts that a text is a single line, and safe for a terminal.
 ///
 /// # Panics
-/// Panics if the text has any control character or bidirectional control.
+/// Panics if [`escape`] would change the text, or if the text has a line feed or a tab.
 pub fn assert_line(text: &str) {
     assert_safe(text);
     assert!(!text.contains(char::is_control), "it is no line: {text:?}");

@@ -1,4 +1,5 @@
-//! The answers of client.py: the inventory, what the rules make of it, and the lists and plans for users.
+//! The answers of client.py. If an answer is an inventory, the rules examine the inventory, and the lists and
+//! plans for users are made from the result.
 
 #![no_main]
 
@@ -101,7 +102,8 @@ fn check_inventory(inventory: &Inventory, deletion: Option<&Deletion>) {
 fuzz_target!(|bytes: &[u8]| {
     let bytes = input(bytes);
     let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return };
-    // The shim keeps the record of a deletion in a file. Here, the record is a key of the inventory.
+    // The shim keeps the record of a deletion in a file. Here, the record is part of the input: the value of
+    // the answer's key `deletion`.
     let deletion: Option<Deletion> = serde_json::from_value(value["deletion"].clone()).ok();
     if let Some(deletion) = &deletion {
         assert_eq!(serde_json::from_value::<Deletion>(json!(deletion)).as_ref().ok(), Some(deletion));

@@ -24,7 +24,9 @@ fuzz_target!(|bytes: &[u8]| {
     if journal.refuse_paths_outside(&site).is_err() {
         return;
     }
-    // A directory that does not exist contains no links, so no path below it can lead elsewhere.
+    // `refuse_paths_outside` follows links, so it can accept a path that does not begin with a root. If no
+    // root exists, and no directory above a root except `/`, then no link leads below a root. In this case,
+    // every accepted path has to begin with a root.
     let roots = journal.roots();
     let is_real =
         roots.iter().any(|root| root.ancestors().any(|above| above != Path::new("/") && above.exists()));
@@ -46,8 +48,8 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(foreign.names.is_empty() && foreign.not_removed.is_empty());
         let _ = journal.find_changed_package();
         let _ = journal.find_reinstalled_package();
-        // Without a token, `is_bound` reads no file. With a token, it reads files that do not exist, or that
-        // cannot be opened.
+        // Without a token, `is_bound` returns true. With a token, `is_bound` returns false, because no token
+        // file exists here, or an error, because the path of a token file cannot be opened.
         assert_eq!(journal.is_bound() == Ok(true), journal.token.is_none());
     }
     // Every path is below `/`, so with `/` as a root some of the paths could exist.

@@ -81,8 +81,9 @@ fn check_reports(reports: &[Report]) {
     assert_eq!(junit.matches("</testsuite>").count(), reports.len());
     let github = report::github::render(reports);
     assert_safe(&github);
-    // Each report has one line with the verdict, and annotations: one for each cause, and one for the check
-    // that could not run. Several findings, even of different levels, can have the same cause.
+    // Each report has one line with the verdict, one annotation for each cause of findings, and one
+    // annotation for the check with the status Unknown. Several findings, even of different levels, can have
+    // the same cause, so a report has at least two annotations.
     let (commands, verdicts): (Vec<&str>, Vec<&str>) =
         github.lines().partition(|line| line.starts_with("::"));
     assert_eq!(verdicts.len(), reports.len());

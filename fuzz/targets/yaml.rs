@@ -13,7 +13,7 @@ const MAX_EXPANDED: usize = 8 << 20;
 /// The parser's own limit for the levels of a value.
 const MAX_DEPTH: usize = 128;
 
-/// The number of nodes and bytes, and the number of levels.
+/// The size (nodes plus bytes of text), and the number of levels.
 fn measure(value: &Value) -> (usize, usize) {
     match value {
         Value::String(text) => (1 + text.len(), 0),

@@ -49,7 +49,8 @@ pub enum Identified {
 #[derive(Debug)]
 pub enum CheckOutcome {
     Report(Box<Report>),
-    /// The real pcluster would reject the call too, in its own words.
+    /// The real pcluster would refuse this call, or fail on it. The guard then starts the real pcluster,
+    /// which prints its own message.
     Refused {
         stage: String,
         message: String,
@@ -147,7 +148,8 @@ fn advise(
 ) -> Vec<Finding> {
     let mut advised = advisories::check(packages, &target.interpreter.version, request.advisories);
     let pcluster = packages.get(PCLUSTER).map(String::as_str).unwrap_or_default();
-    // If the parent image is looked up, `outside` examines the image itself instead.
+    // `check_release` reports which parent images are known to fail with this release. If the parent image is
+    // looked up, `outside` checks that image instead.
     if !asks_for_parent {
         advised.extend(combinations::check_release(pcluster));
     }
@@ -155,8 +157,8 @@ fn advise(
     advised
 }
 
-/// Whether an advisory says that the template is incomplete, and no template was built that could refute
-/// that advisory.
+/// Whether an advisory of level ERROR says that the template is incomplete, and the template of a minimal
+/// configuration could refute that advisory.
 fn has_open_question(advised: &[Finding], seen: &Seen) -> bool {
     seen.minimal_may_build
         && advised.iter().any(|finding| finding.shows == Some(Shows::Template) && finding.blocks())
@@ -218,8 +220,9 @@ fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBui
 }
 
 /// Refuses releases of pcluster before 3.0.0, because they have no `build-image`. A launcher that is a
-/// known console script is not refused: it is from 3.0.0 or later, even if metadata of an older release is
-/// still there.
+/// known console script is not refused, even if metadata of an older release is still there: the script
+/// imports `pcluster.cli.entrypoint`, which older releases do not have. (The scripts of `setup.py develop`
+/// and of eggs name no module. Such a script may belong to an older release, but is not refused either.)
 fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutcome> {
     if target.launcher != Launcher::Other.name() {
         return None;
@@ -231,8 +234,8 @@ fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutco
     is_old.then(|| CheckOutcome::Refused { stage: OLD_RELEASE.into(), message })
 }
 
-/// The call as pcluster will receive it. If the launcher changes the call, only the environment can
-/// be checked.
+/// The call to check: the requested call, unless the launcher changes it before pcluster gets it. In that
+/// case, only the environment can be checked, with a minimal configuration.
 fn call_that_runs(request: &CheckRequest, target: &Target, report: &mut ReportBuilder) -> Call {
     match &request.call {
         Call::Given(_) if !target.keeps_call => {}

@@ -48,8 +48,8 @@ pub struct Seen {
     template: (Duration, CheckResult),
     built: Option<Value>,
     pub evidence: Evidence,
-    /// Whether a template might be built from a minimal configuration. If this is true, no template was built
-    /// from the user's configuration, and a minimal one has not been tried.
+    /// Whether a minimal configuration might give a template. This is true only if the user's configuration
+    /// gave no template, and no minimal configuration has been tried.
     pub minimal_may_build: bool,
 }
 
@@ -89,7 +89,7 @@ impl Seen {
 }
 
 impl Observer<'_> {
-    /// Builds the template of a call and, if that fails, of a minimal configuration
+    /// Builds the template of a call and, after some failures, of a minimal configuration
     /// ([`synthesis::synthesize`]). The build is tried even if Node.js is missing, because pcluster rejects
     /// an invalid call before CDK runs. The version of Node.js is determined at the same time.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
@@ -123,7 +123,8 @@ impl Observer<'_> {
         };
         let evidence =
             Evidence { starts: startup.is_some(), has_right_template: self.is_right(&synthesized) };
-        // After any failure other than these, `synthesize` has already tried the minimal configuration.
+        // The user's call may cause the failures below. After these failures, `synthesize` has not tried
+        // a minimal configuration.
         let minimal_may_build = matches!(call, Call::Given(_))
             && match &synthesized {
                 Ok(Synthesis::Unexpected { .. }) => true,
@@ -179,8 +180,8 @@ impl Observer<'_> {
     }
 
     /// Describes a failed start of pcluster. If the launcher is a wrapper, the failure counts only if
-    /// pcluster also fails when the wrapper starts it. The second value is whether pcluster starts through
-    /// the wrapper.
+    /// pcluster raises the same exception when the wrapper starts pcluster. The second value is whether
+    /// pcluster starts through the wrapper.
     fn describe_failed_start(&self, failure: &StartupFailure) -> Result<(CheckResult, bool), Interrupted> {
         let fails = || CheckResult::Findings(vec![self.describe_failure(failure)]);
         if !self.target.is_wrapped {
@@ -229,11 +230,11 @@ impl Observer<'_> {
             )),
             // The `node` check reports what is wrong with Node.js.
             _ if !has_node => CheckResult::Skipped("building it needs Node.js".into()),
-            // With a wrapping launcher, the result is unknown: the launcher may change how modules are found,
-            // and nothing else confirms the failure.
             Ok(Synthesis::Unstartable(failure)) if !self.target.is_wrapped => {
                 CheckResult::Findings(vec![self.describe_failure(failure)])
             }
+            // With a wrapping launcher, the result is unknown: the launcher may change how modules are found,
+            // and nothing else confirms the failure.
             Ok(Synthesis::Unstartable(failure)) => {
                 CheckResult::Unknown(format!("building it fails: {}", failure.describe()))
             }

@@ -93,8 +93,8 @@ pub struct ListedSetting {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
-    /// The path in config.yaml. [`crate::environment::locate::Search`] reads the
-    /// variable `PCLUSTER_SHIM_REAL`.
+    /// The real pcluster that config.yaml names. The variable `PCLUSTER_SHIM_REAL` does not change this
+    /// field: [`crate::environment::locate::Search`] reads the variable.
     pub real: Option<PathBuf>,
     pub strict: bool,
     /// The time limit for one child process of a check.

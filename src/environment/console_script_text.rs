@@ -56,7 +56,7 @@ if __name__ == '__main__':
 from pcluster.cli.entrypoint import main
 if __name__ == '__main__':
     sys.exit(main())",
-    // setuptools before 47, `develop` and eggs
+    // setuptools before 47, for `setup.py develop` and for eggs
     r"# EASY-INSTALL-ENTRY-SCRIPT: '*','console_scripts','pcluster'
 __requires__ = '*'
 import re

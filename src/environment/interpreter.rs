@@ -23,16 +23,16 @@ pub struct Interpreter {
     pub version: String,
     /// The infix in the names of this Python's bytecode files: `cpython-311`.
     pub cache_tag: Option<String>,
-    /// The flags with which Python behaves as it does for pcluster, except `-B`.
+    /// The flags of this Python when it runs pcluster. `-B` is left out.
     pub flags: Vec<OsString>,
     pub sys_path: Vec<PathBuf>,
     pub prefix: PathBuf,
 }
 
 impl Interpreter {
-    /// The flags that make Python behave as it does for pcluster, but keep it from writing bytecode into the
-    /// environment. `-B` is used rather than PYTHONDONTWRITEBYTECODE, because `-I` and `-E` make Python
-    /// ignore that variable.
+    /// The flags for a child that runs this Python: those that Python has when it runs pcluster, and `-B`, so
+    /// that the child writes no bytecode into the environment. `-B` is used rather than
+    /// PYTHONDONTWRITEBYTECODE, because `-I` and `-E` make Python ignore that variable.
     pub fn run_flags(&self) -> Vec<OsString> {
         self.flags.iter().cloned().chain(["-B".into()]).collect()
     }
@@ -137,8 +137,8 @@ impl InterpreterAnswer {
 pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
-    // If Python was started as `pcluster`, it mistakes the `pcluster` on PATH, which is this shim, for its
-    // own executable.
+    // A launcher may start Python under the name `pcluster` (`argv[0]`). Python then looks for this name on
+    // PATH, finds this shim, and reports the shim as its own executable.
     let own = executables::own_executable();
     let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
     if is_shim && !answer.take_running() {

@@ -28,7 +28,7 @@ pub enum Launcher {
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConsoleScript {
     start: Start,
-    /// The script's `__requires__`, if `pkg_resources` uses that value.
+    /// The script's `__requires__`, if the script always imports `pkg_resources`, which reads this variable.
     pub requires: Option<String>,
 }
 
@@ -39,8 +39,8 @@ enum Start {
     Shebang { interpreter: PathBuf, flags: Option<OsString> },
     /// `#!/usr/bin/env [-S] python3 [flags]`.
     Env { words: Vec<OsString> },
-    /// `#!/bin/sh`, then a line that is an `exec` to the shell and a string to Python. Installers write this
-    /// if the path of Python is long or contains spaces.
+    /// `#!/bin/sh`, then a line that the shell runs as an `exec`, but that Python reads as a string.
+    /// Installers write this if the path of Python is long or contains spaces.
     Trampoline { words: Vec<OsString>, beside_script: bool },
 }
 
@@ -66,7 +66,8 @@ impl Launcher {
 }
 
 /// Whether a launcher starts its Python with a flag that makes Python ignore PYTHONPATH (`-E`, `-I`) or every
-/// sitecustomize (`-S`). Such a launcher works, but it cannot be asked which Python it runs.
+/// sitecustomize (`-S`). Such a launcher works, but it cannot be asked which Python it runs: the question
+/// reaches Python as a `sitecustomize` on PYTHONPATH.
 pub fn ignores_sitecustomize(path: &Path) -> bool {
     let head = files::read_head(path, MAX_SCRIPT).unwrap_or_default();
     let start = read_start(&head).map(|(start, _)| start);
@@ -157,9 +158,9 @@ impl Start {
         starts_python(&words).then_some(Self::Env { words })
     }
 
-    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, which begins a string for Python, and the end of this
-    /// string. The end is on the next line, or, in conda's form, after a comment sign on the same line. Also
-    /// returns the text after the string.
+    /// Reads the line `'''exec' PYTHON [FLAGS] "$0" "$@"`. To Python, its `'''` begins a string. The string
+    /// ends on the next line, or, in conda's form, after a comment sign on the same line. Also returns the
+    /// text after the string.
     fn from_trampoline(text: &[u8]) -> Option<(Self, &[u8])> {
         const BESIDE: &str = r#""$(dirname -- "$(realpath -- "$0")")"/"#;
         let (line, rest) = split_line(text);

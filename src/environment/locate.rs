@@ -147,7 +147,6 @@ impl Search {
             CandidateStatus::Usable => return Some(self.choose(candidate.path, by)),
             CandidateStatus::Tried => looped.push(candidate.path),
             CandidateStatus::Shim => {
-                // This is the shim of another environment. It has replaced the launcher in its directory.
                 let launcher = self.replaced_launcher_beside(&candidate.path)?;
                 match self.classify(&launcher) {
                     Some(CandidateStatus::Usable) => return Some(self.choose(launcher, FoundBy::Replaced)),

@@ -1,5 +1,5 @@
 //! The installed distributions on a `sys.path`, as `importlib.metadata` finds them: if several distributions
-//! have the same normalised name, the first one on `sys.path` counts. Only files are read.
+//! have the same normalised name, the first one on `sys.path` counts. No Python is started.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -13,7 +13,7 @@ pub struct Place {
 
 /// Each line has a directory and the pattern of the environments below it. In the directory, `~` is HOME, and
 /// a bare name is a variable (`CONDA_ROOT` is derived from `CONDA_EXE`). A line whose variable is not set is
-/// skipped. The default of a variable has a separate line.
+/// skipped. A tool's default directory, such as `~/.pyenv`, has a line of its own.
 const PLACES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", ""),
     ("PYTHONUSERBASE", ""),

@@ -27,7 +27,8 @@ use crate::system::scratch::Scratch;
 
 const ANSWERS: &str = "answers";
 
-/// The key of the answer that a shim gives if a launcher started it, and it finds no other pcluster.
+/// A launcher that is asked may start a shim, and that shim may find only programs that start the shim again.
+/// The shim's answer lists these programs under this key.
 const LOOPED: &str = "looped";
 
 /// The arguments for the launcher: those of the call, because what a wrapper does may depend on them.
@@ -42,7 +43,8 @@ pub fn arguments(call: &[OsString]) -> Vec<OsString> {
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
 /// Asks a launcher which Python it runs. Returns the answer, and whether the launcher passes on the call
-/// unchanged. `rest_path`, if given, is used instead of this process's PYTHONPATH.
+/// unchanged. The launcher's PYTHONPATH is the directory of the question's `sitecustomize`, followed by
+/// `rest_path`, or by this process's PYTHONPATH if `rest_path` is `None`.
 pub fn ask(
     launcher: &Path,
     call: &[OsString],

@@ -320,7 +320,7 @@ def configure_region(options):
         content = getattr(error, "content", None)
         raise Rejected(shorten(getattr(content, "message", None) or str(error)))
     except Exception as error:
-        # The real pcluster also fails with such an error, for example if a profile is missing.
+        # An exception of botocore (for example, for a missing profile) also ends the real pcluster.
         if type(error).__module__.startswith("botocore"):
             raise Rejected(describe_refusal(error))
         raise
@@ -337,7 +337,7 @@ def load_configuration(options):
     image = ImageBuilder(image_id=options.image_id, config=options.image_configuration)
     try:
         image.config
-        # The first call that validate_create_request makes.
+        # The real pcluster also checks the image id with this method.
         getattr(image, "_validate_id", lambda: None)()
     except (ValidationError, BadRequest) as error:
         raise Rejected(describe_refusal(error))

@@ -25,19 +25,20 @@ use crate::system::scratch::Scratch;
 pub struct Target {
     pub launcher: &'static str,
     pub interpreter: Interpreter,
-    /// The variables that the launcher changes. Every child that runs in the launcher's
-    /// place gets the same changes.
+    /// The variables that the launcher changes. A child that we start without the launcher gets the same
+    /// changes of its variables.
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// Whether Python is started by anything other than a known console script. Whatever starts it may add
     /// module finders that a check does not have.
     pub is_wrapped: bool,
-    /// Whether the launcher passes on its directory, its arguments and its user to pcluster unchanged.
+    /// Whether pcluster gets the arguments that the launcher was called with, and runs in the same working
+    /// directory and as the same user as this process.
     pub keeps_call: bool,
     /// A directory of packages that is put in front of the environment's packages.
     pub overlay: Option<PathBuf>,
-    /// The directory of jsii's package cache, which the checks of one repair share. Any other check runs
-    /// without a cache: a check that is killed could leave an incomplete package in the cache, and jsii would
-    /// use that package as if it were complete.
+    /// The directory of a jsii package cache that the checks of one repair share, and that is removed after
+    /// the repair. Any other check runs without a cache: a check that is killed could leave an incomplete
+    /// package in the user's own cache, and jsii would use that package as if it were complete.
     pub jsii_cache: Option<PathBuf>,
 }
 

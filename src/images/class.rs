@@ -1,4 +1,4 @@
-//! What an AMI is: the class of each AMI, and the directory that belongs to it. Pure.
+//! What an AMI is: the class of each AMI, and the S3 directory that belongs to the AMI. Pure.
 //!
 //! In case of doubt, an AMI is foreign. There can be doubt because these look alike: a build
 //! that failed in its tests, a build that is still running, and somebody else's recipe that is
@@ -36,7 +36,7 @@ pub struct Known<'a> {
     pub ami: &'a Ami,
     pub arn: Option<BuildArn>,
     pub class: Class,
-    /// `None` for a healthy AMI, and for an AMI without the ARN of a pcluster build in this account.
+    /// `None` for a healthy AMI, and for an AMI whose `arn` is `None`.
     pub origin: Option<Origin<'a>>,
 }
 
@@ -135,9 +135,10 @@ pub fn live_stacks<'a>(inventory: &'a Inventory, arn: &'a BuildArn) -> impl Iter
 
 pub type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
 
-/// The AMI that each directory belongs to: the orphan in the region of the build, if no other AMI of that
-/// region has the directory and no healthy AMI of any region names it. A copy in another region is never the
-/// owner: the directory belongs to the original AMI too, even if that AMI is not in the list.
+/// For each S3 directory, the id of the AMI that owns the directory: an orphan in the region of its build.
+/// There is no owner if another AMI in that region has the same directory, or if an AMI in any region names
+/// the directory in its tags and pcluster's commands find this AMI. An AMI that was copied to another region
+/// is never an owner: the original AMI has the same directory, even if the inventory lacks the original AMI.
 pub fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
     let mut owners = Owners::new();
     for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {

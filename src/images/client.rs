@@ -132,7 +132,8 @@ impl Client<'_> {
 
     fn run(&self, request: &Value) -> Result<Value, ChildError> {
         let interpreter = &self.target.interpreter;
-        // The queries of a check get no more time than any other child of the check.
+        // A request of the kind `parent` is part of a check, so it gets no more time than any other child of
+        // the check.
         let limit = if request["kind"] == "parent" { self.timeout } else { self.timeout * MAX_TIMEOUTS };
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();

@@ -186,8 +186,8 @@ def delete_directory(aws, region, step):
     why = find_owner(aws, bucket, directory)
     if why:
         raise Kept(why)
-    # Each listing starts from the beginning, because the next page could start after an object that has been
-    # removed in the meantime.
+    # Each listing starts from the beginning. The next page of a listing would start after the last version of
+    # the page before. That version has been removed by then, so the next page could be incomplete.
     versions, before = find_versions(aws, region, bucket, directory), None
     while versions and versions != before:
         objects = {"Objects": versions, "Quiet": True}
@@ -215,8 +215,9 @@ def find_owner(aws, bucket, directory):
         try:
             images = [image for page in page_images(aws, region, **parameters) for image in page["Images"]]
         except Failure as failure:
-            # If a policy of the organization denies a region, trying again does not help. After any other
-            # failure, the user can try again.
+            # If AWS denies the call, for example by the organization's policy for a region, AWS would deny
+            # the call again, so the directory is kept. After any other failure, the step fails, and the user
+            # can run the command again.
             if failure.code != "denied":
                 raise
             return "cannot find out whether an AMI in {} uses this directory: {}".format(region, failure.describe())

@@ -98,8 +98,8 @@ fn read_file(path: &Path) -> Result<Deletion, String> {
 }
 
 /// Finds the deletions whose AMI is gone and that have left something behind. If a deletion has left nothing,
-/// its record is removed from `ended`. A listing passes `None` and removes no record: EC2 shows changes with
-/// a delay, so a record could still be needed.
+/// its record is removed from `ended`, the directory of the records. Only `images --delete` passes this
+/// directory. A listing or a repair passes `None`, and so removes no record.
 pub fn find_unfinished(
     inventory: &Inventory,
     begun: Vec<Deletion>,

@@ -1,7 +1,7 @@
 //! One AMI, or one interrupted deletion, in a few lines of text. Pure.
 //!
-//! An AMI has at most four lines. With `-v`, there are also lines for tags, addresses and reasons. If the
-//! user has named AMIs or image ids, reasons are shown without `-v` too.
+//! In a list, an AMI has at most four lines. With `-v`, there are also lines for tags, addresses and reasons.
+//! If the user has named AMIs or image ids, reasons are shown without `-v` too.
 
 use jiff::tz::TimeZone;
 

@@ -81,7 +81,8 @@ impl Image {
     }
 }
 
-/// Why a change is refused: a kind that a summary counts, and the reason for one AMI.
+/// Why a change is refused: the kind of refusal (a summary counts the AMIs of each kind), and the reason for
+/// this AMI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub kind: &'static str,

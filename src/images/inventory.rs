@@ -243,7 +243,7 @@ fn read_account<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> 
 }
 
 impl Inventory {
-    /// Finds a skipped source of this region whose name starts with `source`.
+    /// Finds a skipped source whose name starts with `source` and ends with `region`.
     pub fn find_skipped(&self, source: &str, region: &str) -> Option<&Skipped> {
         self.skipped
             .iter()

@@ -1,4 +1,4 @@
-//! A listing as JSON, with everything that its text contains. Pure.
+//! A listing as JSON. The JSON contains everything that the text for users (`human`) contains. Pure.
 
 use serde_json::{Value, json};
 

@@ -57,7 +57,7 @@ pub struct Listing {
     pub commands: Commands,
     /// The age in days, if only AMIs older than this were requested.
     pub older_than: Option<i64>,
-    /// Whether the user has named AMIs or image ids. If so, reasons are shown.
+    /// Whether the user has named AMIs or image ids.
     pub is_named: bool,
     pub is_verbose: bool,
 }
@@ -67,7 +67,7 @@ pub struct Listing {
 pub struct Outcomes {
     /// AMIs whose tasks were completed, in the order of the tasks.
     pub done: Vec<String>,
-    /// AMIs, each with the reason for its failure.
+    /// AMIs whose tasks failed, each with the reason.
     pub failed: Vec<(String, String)>,
     /// AMIs, each with what a completed task has left behind.
     pub left: Vec<(String, String)>,
@@ -100,7 +100,8 @@ impl Listing {
         !self.unfinished.is_empty() || self.select(Class::Orphan).next().is_some()
     }
 
-    /// Whether a change that was requested for an image is refused.
+    /// Whether the user has requested a change of an image, and the change is refused. For an orphan, the
+    /// change counts as requested even if the user has not named the orphan.
     pub fn is_refused(&self, image: &Image, change: Change) -> bool {
         let counts = match image.class {
             Class::Orphan => true,

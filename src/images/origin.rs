@@ -135,8 +135,8 @@ impl<'a> Origin<'a> {
         let expected = tag("s3_bucket").zip(tag("s3_image_dir"));
         let is_expected = |directory: &Directory| match expected {
             Some((bucket, place)) => *bucket == directory.bucket && *place == directory.directory,
-            // No stack of this build names a directory. Other stacks can name any bucket, so buckets from
-            // stacks do not count.
+            // No stack of this build names a directory. A bucket does not count if it was found only in the
+            // tags of other stacks: the tags of those stacks can name any bucket.
             None => directory.bucket_from != BucketFrom::Stack,
         };
         let candidates = inventory
@@ -152,8 +152,9 @@ impl<'a> Origin<'a> {
         Self { stack, artifacts: last.filter(|_| is_alone) }
     }
 
-    /// Whether the directory certainly belongs to this account. Builds of several accounts and regions can
-    /// share a bucket if the user chose the bucket's name.
+    /// Whether the directory certainly belongs to this account: the build's stack was found in this account,
+    /// or the bucket is this account's default bucket. Any other bucket can contain builds of several
+    /// accounts and regions.
     pub fn is_of_account(&self) -> bool {
         let is_default = |(directory, _): &(&Directory, Recipe)| directory.bucket_from == BucketFrom::Default;
         self.artifacts.as_ref().is_some_and(|artifacts| self.stack.is_some() || is_default(artifacts))
@@ -175,8 +176,8 @@ impl<'a> Origin<'a> {
     }
 
     /// The tags that the build would have given its AMI, without the user's tags that the AMI already has.
-    /// `None` unless the directory of the artifacts is proven to be the build's, because `delete-image` will
-    /// empty whatever directory the tags name.
+    /// `None` if no directory is proven to belong to the build: the tags name a directory, and `delete-image`
+    /// deletes everything in that directory.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;
@@ -237,7 +238,8 @@ fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> 
         && is_of_region()
 }
 
-/// Whether the name of a directory is the one that pcluster derives from this image id.
+/// Whether a directory's name, up to the last hyphen, is the image id of the build, cut to [`MAX_SLUG`]
+/// characters. Upper and lower case are the same.
 pub fn is_named_after(directory: &Directory, arn: &BuildArn) -> bool {
     let name = directory.directory.rsplit('/').next().and_then(|name| name.rsplit_once('-'));
     let slug = arn.slug.get(..MAX_SLUG).unwrap_or(&arn.slug);

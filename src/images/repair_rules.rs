@@ -67,7 +67,8 @@ impl Examined<'_> {
         if self.inventory.directories.iter().any(|other| other.directory == directory) {
             return Err(Refusal::new("directory exists", format!("directory {directory} already exists")));
         }
-        // If the AMI is a copy, it gets the tags that the configuration of the original AMI requests.
+        // The AMI may be a copy. If the directory of the original AMI's build was found, the copy gets the
+        // tags that the build would have given the original AMI. The tags in `own` replace some of them.
         let original = origin.as_ref().and_then(|origin| origin.lost_tags(self.inventory, ami, arn));
         let mut tags = original.unwrap_or_default();
         let own = [

@@ -49,7 +49,8 @@ impl Selection {
                     .any(|left| left.deletion.build().is_some_and(|build| build.slug == id.to_lowercase()))
         };
         let amis = self.amis.iter().filter(|ami| !is_listed(ami) && !is_gone(ami));
-        // If AMIs are named, the image ids only say which ids these AMIs are to get, so no id is missing.
+        // If the user has named AMIs, no image id counts as missing: the image ids then only say which ids
+        // these AMIs may have or get.
         let ids = self.image_ids.iter().filter(|id| self.amis.is_empty() && !has_id(id));
         amis.chain(ids).cloned().collect()
     }

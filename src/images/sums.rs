@@ -9,7 +9,7 @@ use crate::images::image::{Action, Cost, Image};
 use crate::images::inventory::Unfinished;
 use crate::images::listing::{Change, Listing};
 
-/// The totals of a listing. Only `healthy` counts AMIs that are not orphans.
+/// The totals of a listing. `healthy` is the number of healthy AMIs; all other totals count only orphans.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {

@@ -10,10 +10,9 @@ pub const STRICT: &str = "PCLUSTER_SHIM_STRICT";
 pub const TIMEOUT: &str = "PCLUSTER_SHIM_TIMEOUT";
 /// The path of the config file.
 pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
-/// The shell function that install.sh defines sets this variable, but only for `preflight where`.
+/// Set by the shell function `pcluster` (see install.sh), but only for `preflight where`.
 pub const FUNCTION: &str = "PCLUSTER_SHIM_FUNCTION";
 /// Set for launchers that might start the shim again; see [`crate::environment::locate`].
 pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";
-/// The directory for the answer of a launcher that is asked which Python it runs; see
-/// [`crate::environment::question`].
+/// The directory for the answer to a question that a launcher is asked; see [`crate::environment::question`].
 pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";

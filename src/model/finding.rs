@@ -22,8 +22,8 @@ pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
 
 pub const FIND_LOST: &str = "To find AMIs that earlier builds left behind, run `pcluster preflight images`.";
 
-/// The kind of rule that a finding comes from. In JSON it is the `type`, where pcluster's own errors have the
-/// name of a validator.
+/// The kind of rule that a finding comes from. In JSON, the key is `type`. The errors of pcluster itself have
+/// this key too: there, the value is the name of a validator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     PackageAdvisory,

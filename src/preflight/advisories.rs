@@ -48,7 +48,7 @@ pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::success(stdout))
 }
 
-/// The two lines of an advisory in the list.
+/// The level and the id of an advisory in one line, and its title below.
 pub fn format_title(advisory: &Advisory, width: usize) -> String {
     format_head(advisory.level, &advisory.id, &advisory.title, width)
 }

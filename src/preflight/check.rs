@@ -22,7 +22,8 @@ use crate::report::{Check, Report, Status, Verdict};
 use crate::system::files;
 use crate::system::scratch::Scratch;
 
-/// Runs every check, and with `--fix` repairs what blocks a build or predicts its failure.
+/// Runs every check. With `--fix`, also repairs the environment if a finding blocks the build, or predicts
+/// that the build fails.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     if check.print_policy {
         return Ok(Outcome::success(iam_policy::render_check()));
@@ -30,8 +31,8 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_configuration(check, |check, given| check_one(check, given, common))
 }
 
-/// Calls `then` with arguments whose configuration every child process can read, and with the original
-/// file name.
+/// Calls `then` with the arguments, and with the path of the configuration that the user passed. If the
+/// configuration can be read only once, the arguments name a copy, which every child process can read.
 pub fn with_configuration<T>(
     check: &CheckArgs,
     then: impl FnOnce(&CheckArgs, Option<&Path>) -> Result<T, Abort>,

@@ -25,7 +25,8 @@ pub fn render_check() -> String {
         "imagebuilder:GetComponent",
         "imagebuilder:GetImage",
     ];
-    // Without s3:ListBucket, S3 reports a script that does not exist as "denied", not as missing.
+    // If a component's script is missing, S3 answers "not found" only to callers with the permission
+    // s3:ListBucket. Other callers get "denied".
     let statements = [allow(&read, "*"), allow(&["s3:GetObject", "s3:ListBucket"], "arn:*:s3:::*")];
     report::format_json(&json!({"Version": "2012-10-17", "Statement": statements}))
 }

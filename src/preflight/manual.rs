@@ -18,8 +18,9 @@ const NAME: &str = "pcluster-preflight";
 /// Renders a completion script that the shell sources, or finds by name in a directory of completions.
 pub fn render_completions(shell: Shell) -> String {
     match shell {
-        // clap_complete replaces the hyphen in `pcluster-preflight` in only one of two places. Without this
-        // correction, no subcommand would be completed.
+        // clap_complete writes `pcluster-preflight` in two ways: as `pcluster__preflight` where the script
+        // recognizes a subcommand, and as `pcluster__subcmd__preflight` where the script lists the options of
+        // that subcommand. Without this correction, nothing would be completed after a subcommand.
         Shell::Bash => {
             generate(aot::Shell::Bash).replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH
         }

@@ -70,8 +70,9 @@ impl Build {
         }
     }
 
-    /// The advice, with complete commands. It does not include `pcluster delete-image`, because that command
-    /// could delete a healthy image with another id.
+    /// The advice, with complete commands. It never includes `pcluster delete-image -i x`: if no AMI has the
+    /// image id `x` in its tags, that command deletes an AMI whose Image Builder ARN only begins with
+    /// `…:image/parallelclusterimage-x`. That can be the healthy AMI of the image id `x-2`.
     fn advise(&self, stack: &StackTemplate) -> String {
         let StackTemplate { name, region, status, .. } = stack;
         let (own_name, own_region) = (quote_for_shell(name), quote_for_shell(region));

@@ -160,6 +160,7 @@ impl Where {
     }
 
     /// Describes what a `build-image` from here would do. If `strict` changes that, a second line says how.
+    /// If the target could not be identified, the line about `strict` is the only line.
     fn describe_consequences(&self) -> Vec<&'static str> {
         const STRICT: &str = "build-image is stopped if a check cannot run (strict)";
         let is_unknown = matches!(self.target, Some(Err(_)));

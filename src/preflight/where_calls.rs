@@ -14,7 +14,7 @@ use crate::text::printable::{lossy, quote_for_shell};
 /// A way to call pcluster.
 #[derive(Debug, Serialize)]
 pub(crate) struct Call {
-    /// What the user types: a path, or a name and where it is typed.
+    /// The call in words for the user: a path, or for example `pcluster in a script`.
     pub(crate) program: String,
     pub(crate) guarded: bool,
     #[serde(skip)]
@@ -29,8 +29,8 @@ pub(crate) struct Calls {
     pub(crate) is_first_guarded: bool,
     /// Whether this program was called by the function that install.sh defines in interactive shells.
     pub(crate) is_function: bool,
-    /// The `pcluster` at the path by which this program was called, or next to it, and whether that
-    /// `pcluster` is a shim that replaced a launcher.
+    /// If this program was called by a path: the `pcluster` in the directory of that path. `true` means that
+    /// this `pcluster` is a shim that replaced a launcher, `false` that this `pcluster` is no shim.
     by_path: Option<(PathBuf, bool)>,
     /// Whether this program was installed by a wheel and there is no guard, neither next to this program nor
     /// on PATH.
@@ -67,7 +67,7 @@ impl Calls {
         self.by_path.as_ref().is_some_and(|(_, is_guarded)| *is_guarded)
     }
 
-    /// Whether `build-image` starts the guard if it is called in the same way as this program.
+    /// Whether at least one of the calls in [`Self::list`] starts the guard.
     pub(crate) fn is_guarded(&self) -> bool {
         self.is_first_guarded || self.is_function || self.is_path_guarded()
     }

@@ -41,7 +41,8 @@ pub(crate) fn warn_of_stale_overlay() -> Warning {
     }
 }
 
-/// Warns that a wheel has installed only `pcluster-preflight`. `real` is the pcluster of the environment that
+/// Warns that a wheel has installed `pcluster-preflight`, and that there is no guard on PATH: a guard was
+/// installed only after this shell was started, or not at all. `real` is the pcluster of the environment that
 /// could be guarded.
 pub(crate) fn warn_of_no_guard(search: &Search, real: Option<&Path>) -> Warning {
     if let Some(line) = installed_prefix(search).and_then(|prefix| activate_line(&prefix)) {

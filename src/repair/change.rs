@@ -89,8 +89,9 @@ pub fn requirements_file(changes: &[Change]) -> String {
     lines.fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// Describes an edit by the text that it inserts. If it replaces text, describes it by the first quoted value
-/// of the old line and of the new line.
+/// Describes an edit. If the edit only inserts text before the old text, the description is the inserted
+/// text. Otherwise, the description is the first quoted value of the old line and of the new line. A line
+/// without quotes is shown whole.
 fn describe_edit(edit: &Edit) -> String {
     let value = |code: &str| code.split('"').nth(1).unwrap_or(code.trim()).to_owned();
     match edit.to.strip_suffix(edit.from.as_str()) {
@@ -100,7 +101,8 @@ fn describe_edit(edit: &Edit) -> String {
 }
 
 /// Summarizes changes in rows of name, versions and reason. Each edited line has a row, and so has each
-/// package whose version changes. CDK packages with the same old and new version share a row.
+/// package whose version changes. CDK packages share a row if they all have the same old version, and all get
+/// the same new version.
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
     for change in changes {

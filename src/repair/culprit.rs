@@ -4,10 +4,10 @@
 //! culprits among `n` candidates. It assumes that a test that passes also passes if more packages are moved.
 //! If that is wrong, the set is larger than necessary, or the proof of the repair fails.
 
-/// Finds a smallest set of candidates with which the test passes if they are moved together with
-/// `background`. The test is known to pass if all candidates are moved together with `background`. If
-/// `passes` returns `None`, the time was up and the test was not run. The set then keeps the candidates that
-/// the test could have ruled out.
+/// Finds the candidates that have to move for the test to pass, in addition to the packages in `background`,
+/// which move in every test. None of the found candidates can be left out. The test is known to pass if
+/// `background` and all candidates move. If `passes` returns `None`, the time was up and the test was not
+/// run. The result then keeps the candidates that the test could have ruled out.
 pub fn minimize<E>(
     background: &[usize],
     candidates: &[usize],

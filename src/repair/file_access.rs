@@ -52,8 +52,8 @@ impl Access {
     ///
     /// Only root can give a file to another owner. Any other caller stays the owner, which works just as
     /// well. Users cannot give a file to a group that they are not in. The file then keeps its present group,
-    /// and that group gets only the permissions that everybody has. The members of `self.group` then have
-    /// only these permissions too.
+    /// and that group gets only the permissions that everybody has. The members of `self.group` also get only
+    /// the permissions that everybody has, because the file does not belong to their group.
     ///
     /// # Errors
     /// Returns an error if the mode cannot be set, or if the members of `self.group` could no longer read or

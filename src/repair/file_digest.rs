@@ -45,8 +45,8 @@ impl FileDigest {
         Self { size: text.len() as u64, sha256: sha256_of_bytes(text.as_bytes()) }
     }
 
-    /// Whether `found` may be a file with this content that a loss of power has truncated: it is shorter, and
-    /// its size is a multiple of the block size.
+    /// Whether `found` may be what a loss of power has left of a file with this digest: `found` is shorter,
+    /// and its size is a multiple of the block size.
     pub fn may_be_cut_off_as(&self, found: &Self) -> bool {
         found.size < self.size && found.size.is_multiple_of(BLOCK)
     }

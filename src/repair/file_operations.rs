@@ -23,8 +23,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
 pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make_directories(directory)?;
-    // Two packages can contain a file with the same path. The first package's file may be a hard link into
-    // the installer's cache. If the second package's file were written into it, the cache would change too.
+    // Two packages can contain a file with the same path. When the second package's file is placed, `path`
+    // may already be a hard link to the staged file. The temporary file below is then a hard link to the
+    // staged file too. rename(2) does nothing if both paths are hard links to the same file, so the temporary
+    // file would stay.
     remove(path)?;
     match content {
         Content::File(source) => {
@@ -51,8 +53,9 @@ fn place_file(source: &Path, path: &Path, directory: &Path, replaced: Option<&Me
     access.give(path)
 }
 
-/// Writes a RECORD to a temporary file and renames it to `path`. A rollback would mistake an incomplete
-/// RECORD for that of another installer, and it leaves the packages of other installers alone.
+/// Writes a RECORD to a temporary file and renames it to `path`. Otherwise, a kill could leave an incomplete
+/// RECORD at `path`. A rollback would take that RECORD for one that another installer has written, and would
+/// not restore the package.
 fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     let temporary = path_beside(path);
     let mut file = File::create(&temporary)?;

@@ -99,9 +99,10 @@ impl FilePlan {
     }
 
     /// Plans to replace single files of a distribution, and its RECORD, with those of its edited copy.
-    /// The other files are not touched. This matters most for METADATA: if the repair were interrupted
-    /// while METADATA is missing, the next call would find neither aws-parallelcluster nor the journal, and
-    /// could not roll the repair back.
+    /// The other files are not touched. This matters most for METADATA: if the repair were interrupted while
+    /// METADATA is missing, the next call would not find aws-parallelcluster. The place of the journal
+    /// depends on where aws-parallelcluster is, so that call would not find the journal either, and could not
+    /// roll the repair back.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -221,10 +222,12 @@ impl Places<'_> {
         prefix_of(self.site)
     }
 
-    /// Whether a file in the staged RECORD belongs in the prefix. For a script, the RECORD contains
-    /// `../../bin/x` if pip wrote it, but `bin/x` if uv did, just as for a package called `bin`. So with uv,
-    /// the file belongs in the prefix if the old distribution had `bin` there. If the old distribution had no
-    /// `bin` at all, the file belongs in the prefix if `bin` is a usual name there and not a package.
+    /// Whether a file in the staged RECORD belongs in the prefix. pip lists the script `x` as `../../bin/x`,
+    /// but uv lists it as `bin/x`, and a file of a package called `bin` would have that path too. So if uv
+    /// wrote the RECORD, the old distribution decides. If the old distribution had a `bin` in the prefix, the
+    /// file belongs in the prefix. If it had a `bin` only in the package directory, the file belongs in the
+    /// package directory. If it had no `bin`, or if there is no old distribution, the file belongs in the
+    /// prefix only if `USUAL` contains `bin` and the new distribution has no package called `bin`.
     fn is_of_prefix(&self, name: &str) -> bool {
         const USUAL: [&str; 4] = ["bin", "etc", "include", "share"];
         if name.starts_with("../") || !self.staged_by_uv {

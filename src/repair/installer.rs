@@ -85,9 +85,9 @@ impl<'a> Installer<'a> {
         Err(Error::repair(message, next).into())
     }
 
-    /// An installer that can limit packages to those available on a certain date: uv. If this installer is
-    /// pip, pip fetches uv into `directory`. pip itself can limit packages by date only from release 26 on,
-    /// and few environments have that release.
+    /// An installer that can limit packages to those available on a certain date. That is always uv: if
+    /// `self` is pip, pip fetches uv into `directory`. pip itself can limit packages by date only from
+    /// release 26 on, and few environments have that release.
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
         let (uv, cache) = match &self.program {
             Program::Uv(uv) => (uv.clone(), None),
@@ -294,7 +294,8 @@ fn read_upload_times(lock: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// How many lines of an installer's output a message quotes: the reason for a failure is at the end.
+/// The maximum number of lines of an installer's output that a message quotes. The last lines are quoted,
+/// because they contain the reason for a failure.
 const MAX_QUOTED_LINES: usize = 8;
 
 pub fn quote_last_lines(output: &str) -> String {

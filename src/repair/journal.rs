@@ -18,8 +18,8 @@ use crate::system::files::describe;
 use crate::system::trust;
 use crate::text::package_name::normalised;
 
-/// The maximum size of a journal. Each file in a journal takes about 200 bytes: the journal of the built-in
-/// advisory's repair (1,215 files) has 230 kB.
+/// The maximum size of a journal. Each file in a journal takes about 200 bytes: the journal of a repair for
+/// the advisory cdk-imagebuilder-1.153.0 (1,215 files) has 230 kB.
 const MAX_JOURNAL: u64 = 64 << 20;
 
 /// A file that a repair removes, and the name of its copy in the snapshot.
@@ -84,8 +84,9 @@ pub struct Journal {
     pub sites: Vec<PathBuf>,
     #[serde(default)]
     pub parts: Vec<PackageFiles>,
-    /// The token that the environment has as long as this journal applies to it. Absent in the journals of
-    /// 0.1.0, which are rolled back in whatever environment is at their path.
+    /// The token ([`token`]) that the repair writes into every directory in [`Self::sites`]. An environment
+    /// without this token is not the repaired environment, and the journal does not apply to it. A journal of
+    /// 0.1.0 has no token, and applies to any environment at the path of the repaired environment.
     #[serde(default)]
     pub token: Option<String>,
 }
@@ -102,8 +103,8 @@ pub struct ForeignPackages {
 }
 
 impl ForeignPackages {
-    /// Adds single files that a rollback must not touch. Returns those that were not already excluded with
-    /// one of the packages.
+    /// Adds single files that a rollback must not touch. Returns the files that were neither in `not_removed`
+    /// nor in `not_restored` before.
     pub fn add_files(&mut self, files: BTreeSet<PathBuf>) -> Vec<PathBuf> {
         let is_covered = |path: &PathBuf| self.not_removed.contains(path) || self.not_restored.contains(path);
         let files: Vec<PathBuf> = files.into_iter().filter(|path| !is_covered(path)).collect();
@@ -174,8 +175,8 @@ impl Journal {
         self.removed.iter().filter_map(describe_missing).collect()
     }
 
-    /// Finds the packages of another installer: those with a `.dist-info` that did not exist before the
-    /// exchange, and that the exchange did not add.
+    /// Finds the packages for which another installer has written a `.dist-info`
+    /// ([`PackageFiles::find_foreign_dist_infos`]), and their files that a rollback must leave alone.
     pub fn find_foreign_packages(&self) -> ForeignPackages {
         let mut foreign = ForeignPackages::default();
         for (index, part) in self.parts.iter().enumerate() {
@@ -311,7 +312,8 @@ impl SavedFile {
     }
 }
 
-/// Finds a path that is not below any of these directories. Links are followed.
+/// Finds a path that is not below any of these directories. Links in the path's parent are followed, but a
+/// link at the path itself is not followed. A relative path, or a path with `..`, is never below a directory.
 pub fn find_outside<'a>(roots: &[PathBuf], paths: impl IntoIterator<Item = &'a Path>) -> Option<&'a Path> {
     let roots = roots.iter().filter(|root| is_plain(root)).filter_map(|root| resolve(root));
     let roots: Vec<PathBuf> = roots.collect();

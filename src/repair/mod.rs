@@ -113,7 +113,7 @@ use crate::text::package_name::PCLUSTER;
 pub enum RepairOutcome {
     /// Nothing was repaired. These warnings, if there are any, cannot be repaired.
     NothingToDo(Vec<String>),
-    /// These damaged bytecode files were removed; no other repair was needed.
+    /// These damaged bytecode files were removed; Python compiles them again. No other repair was needed.
     Recompiled(Vec<PathBuf>),
     /// In a dry run: a repair would first remove this damaged bytecode file.
     Damaged(PathBuf),
@@ -295,8 +295,8 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    // The template that the check builds will ask for these edits. If an advisory says that pcluster does not
-    // start, the check builds no template, so no edits are made ahead.
+    // The check will ask for these edits after it has built a template. If an advisory says that pcluster
+    // does not start, the check builds no template and asks for no edits, so no edits are made ahead.
     let builds = findings.iter().all(|finding| finding.shows == Some(Shows::Template));
     let edits = packages.get(PCLUSTER).filter(|_| builds).map(find_fitting_edits).unwrap_or_default();
     let edits = edits.into_iter().map(|id| WantedEdit { id, is_required: true }).collect();

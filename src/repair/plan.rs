@@ -32,16 +32,17 @@ pub enum Pinned {
     /// The dependencies of the affected packages may move within the ranges that the other packages require.
     /// For example, another release of CDK may need another release of jsii.
     AllButDependencies,
-    /// As [`Self::AllButDependencies`], but the plan ignores what these dependencies require of one another,
-    /// because all of them may move. Instead, the plan names them as requirements, so that the installer
-    /// resolves them too, and makes sure that their new versions fit together.
+    /// The dependencies of the affected packages may move, as under [`Self::AllButDependencies`]. In
+    /// addition, the plan ignores the version ranges that these dependencies require now, because other
+    /// versions of the dependencies may require other ranges. The plan names the dependencies as
+    /// requirements, so that the installer chooses versions that fit together.
     AllButDependenciesAndTheirs,
 }
 
 /// Why packages have to move, and to which versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
-    /// The id of a finding or, under strategy `release`, a text.
+    /// The id of a finding. Under strategy `release`, a text for the user takes the place of the id.
     pub id: String,
     pub fix: PackageMove,
 }
@@ -56,11 +57,11 @@ pub struct Goal {
     pub restores_release: bool,
 }
 
-/// Source edits to make.
+/// Source edits to make: all those with this id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedEdit {
     pub id: String,
-    /// Whether the edit has to be made: its finding blocks, or the user has named that finding.
+    /// Whether these edits have to be made: their finding blocks, or the user has named that finding.
     pub is_required: bool,
 }
 
@@ -73,7 +74,7 @@ pub enum Refusal<'a> {
     Unrepairable(Vec<&'a Finding>),
     /// This bytecode file is damaged. It has to be removed; moving packages would not help.
     Bytecode(&'a str),
-    /// A finding that was not requested blocks too.
+    /// The goal moves no packages, and a finding that was not requested blocks.
     OtherBlocks,
     /// The environment is not ready, and no finding says what to change.
     NotReady,
@@ -436,9 +437,9 @@ mod tests {
         );
     }
 
-    /// A real case: openapi-spec-validator has to move, and depends on openapi-schema-validator. The current
-    /// version of openapi-schema-validator requires a jsonschema that is too new for the version to which
-    /// openapi-spec-validator moves.
+    /// A real case: openapi-spec-validator depends on openapi-schema-validator, and has to move to a version
+    /// that needs an old jsonschema. The installed openapi-schema-validator requires a newer jsonschema, so
+    /// openapi-schema-validator has to move too.
     #[test]
     fn dependencies_may_move_from_what_they_require_of_one_another() {
         let validator = [

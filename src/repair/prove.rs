@@ -20,9 +20,9 @@ use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
 /// Proves that the staged packages make the environment ready. First makes the source edits of the goal. If
-/// the check then asks for more edits, makes them too, and checks again. The check before the repair may have
-/// missed these edits: only a template shows that they are needed, and perhaps no template could be built
-/// then. Returns the report if the repair would not achieve its goal.
+/// the check then asks for more edits, makes them too, and checks again. The check before the repair could
+/// not find these edits if no template could be built before the repair, because only a template shows that
+/// an edit is needed. Returns the report if the repair would not achieve its goal.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
@@ -39,9 +39,10 @@ pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abo
     Ok(if is_met(repair, &staged.edits, &report) { None } else { Some(report) })
 }
 
-/// Checks the environment with the staged packages in front. The largest modules that the check imports are
-/// compiled before it starts. The other modules are compiled while it runs. Meanwhile, the requirements that
-/// are unmet before the repair are collected too.
+/// Checks the environment with the staged packages in front. Before the check starts, compiles the largest
+/// staged sources that the check will import ([`find_imported_sources`]). While the check runs, compiles the
+/// other staged sources and, if the repair will change the environment, collects the requirements that are
+/// unmet before this change.
 fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort> {
     let request = repair.request;
     let overlay = staged.overlay.path();

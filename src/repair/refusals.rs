@@ -133,8 +133,9 @@ pub fn is_writable(directory: &Path) -> bool {
 }
 
 /// Finds the PEP 668 marker that applies to a package directory. The marker is in the interpreter's standard
-/// library. It applies neither in virtual environments nor to directories that only PYTHONPATH names, which
-/// pip does not refuse either.
+/// library. The marker does not apply in virtual environments. Outside the interpreter's prefix, the marker
+/// applies only to directories called site-packages or dist-packages: any other directory is probably on
+/// `sys.path` because of PYTHONPATH, and pip does not refuse to install into such a directory.
 fn find_marker(directory: &Path, interpreter: &Interpreter) -> Option<PathBuf> {
     let is_library = |entry: &&PathBuf| entry.join("os.py").is_file();
     let marker = interpreter.sys_path.iter().find(is_library)?.join(MARKER);

@@ -13,7 +13,8 @@ pub type Installed = BTreeMap<String, Distribution>;
 
 /// The parts of a Requires-Dist line that a plan needs. The line's marker is not evaluated, because
 /// `pep508_rs` would need eleven facts about the platform for that. The installer evaluates the markers of
-/// the packages that it installs, and a plan breaks no requirement that is met now.
+/// the packages that it installs. For the requirements of packages that stay, a plan assumes that a marker
+/// applies if the requirement is met now and the marker names no extra.
 #[derive(Debug)]
 pub struct Requirement {
     pub name: String,

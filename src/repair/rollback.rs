@@ -77,8 +77,9 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     // missing above.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
-    // If another installer has replaced a package since, directories that the repair emptied are removed
-    // here, because that installer does not remove them.
+    // The directories of the added files may be empty now. If another installer has replaced a package, the
+    // directories of the package's old files may be empty too: the repair removed these files, and the other
+    // installer does not remove the directories.
     let gone = journal.created.iter().chain(&foreign.not_restored).map(PathBuf::as_path);
     failures.extend(remove_empty(gone, |directory| was_empty(journal, directory)));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
@@ -95,8 +96,8 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
 
 /// Removes the files that the repair added and that have no old version, and returns the failures.
 ///
-/// The bytecode of every added file is removed, even if the file has an old version: Python would use it for
-/// the old file if size and modification time are the same.
+/// The bytecode of every added file is removed, even if the file has an old version. Otherwise, Python would
+/// use the bytecode of the new file for the old file if both files have the same size and modification time.
 fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
     let old = old.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
     let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));

@@ -171,8 +171,8 @@ pub fn make_id() -> String {
     format!("{nanoseconds}-{}", process::id())
 }
 
-/// The name of an environment's state directory: a digest of the length and the text of the path of the
-/// environment's package directory. Every version of this program computes the name in this way, so each
+/// The name of an environment's state directory. The name is a digest of two values: the length and the text
+/// of the package directory's path. Every version of this program computes the name in this way, so each
 /// version finds the repairs of the others.
 fn directory_name(site: &Path) -> String {
     let path = site.as_os_str().as_encoded_bytes();

@@ -2,9 +2,9 @@
 //! environment's packages.
 //!
 //! Unlike device and inode numbers, the token stays the same after a reboot, and in a copy, an rsync or a
-//! restored backup. An environment that is recreated at the same path does not have the token. If users share
-//! an environment, the file has a line with a separate token for each user: a repair takes the token from an
-//! earlier journal, and a user cannot read the journals of the other users.
+//! restored backup. An environment that is recreated at the same path does not have the token. A repair
+//! reuses a token only from an earlier journal of the same user, because users cannot read one another's
+//! journals. So if users share an environment, the file has a line with a separate token for each user.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -14,7 +14,8 @@ use std::path::Path;
 use crate::repair::file_digest::hexadecimal;
 use crate::system::{disk, files};
 
-/// The name of the token file. Each package directory that a repair has changed contains a token file.
+/// The name of the token file. Every package directory (such as site-packages) in which a repair has changed
+/// something contains a token file.
 pub const TOKEN_FILE: &str = ".repaired-by-pcluster-shim";
 
 /// The name under which the token file is written, before it is renamed.

@@ -4,16 +4,16 @@
 //!
 //! | file                  | the environment's files are | the next call |
 //! | --------------------- | --------------------------- | ------------- |
-//! | `unchanged.json`      | the old ones: not exchanged, or restored | removes the token and the copies |
+//! | `unchanged.json`      | the old ones: untouched or restored | removes the [`token`] and the snapshot |
 //! | `journal.json`        | partly exchanged | rolls the exchange back |
 //! | `repair-ID.json`      | the new ones     | does nothing; `undo` rolls back the newest repair |
 //! | `interrupted-ID.json` | gone: another environment is at this path | does nothing until they are back |
 //!
 //! Each step from one of these states to another is a single rename, so a kill always leaves one of these
 //! files. An open transaction (`journal.json`) is always rolled back, never continued. If a step fails, the
-//! repair itself rolls back. If the repair is killed by SIGKILL, no `Drop` runs, and the next call that finds
-//! the journal rolls back. Writing the token ([`token`]) is the first change to the environment and the last
-//! one to be reverted, because the token distinguishes the environment from others at the same path.
+//! repair itself rolls back. If the repair is killed, the next call that finds the journal rolls back.
+//! Writing the token ([`token`]) is the first change to the environment and the last one to be reverted,
+//! because the token distinguishes the environment from others at the same path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,8 +44,8 @@ impl Transactions {
         self.directory.join("journal.json")
     }
 
-    /// The path of the journal of a transaction before its exchange or after its rollback. At that time, the
-    /// token is all that the transaction may have left in the environment.
+    /// The path of a transaction's journal as long as the exchange has not begun, and again after the
+    /// rollback. In both cases, the environment is unchanged, except that it may contain the token.
     fn unchanged_journal(&self) -> PathBuf {
         self.directory.join("unchanged.json")
     }
@@ -62,7 +62,7 @@ impl Transactions {
     /// files were changed.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
         let open = self.open_journal();
-        // A journal that we have no permission to open belongs to another user, whose repair may still be
+        // A journal that we have no permission to read belongs to another user, whose repair may still be
         // running. We leave the journal alone.
         if let Some(journal) = read_journal(&open, &self.site, &[io::ErrorKind::PermissionDenied])? {
             return Ok(Some(journal));
@@ -182,7 +182,7 @@ impl Transactions {
         }
     }
 
-    /// Whether the removal of a transaction was interrupted.
+    /// Whether there is a transaction that changed nothing or was rolled back, and that is not removed yet.
     pub fn is_removal_pending(&self) -> bool {
         self.unchanged_journal().exists()
     }
@@ -247,8 +247,8 @@ impl Transactions {
         disk::rename(&self.unchanged_journal(), &open).map_err(describe("cannot write", &open))
     }
 
-    /// Syncs an exchange to the disk. [`Self::close`] relies on that, because the next call does not roll
-    /// back a closed transaction.
+    /// Syncs an exchange to the disk. This comes before [`Self::close`], because the next call does not roll
+    /// back a closed transaction, even if a power failure has lost some of the new files.
     pub fn sync(&self, plan: &FilePlan) -> Result<(), String> {
         disk::sync(&plan.paths(), &plan.prefixes()).map_err(describe("cannot write", &self.site))
     }
@@ -298,9 +298,10 @@ impl Transactions {
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
-    /// Removes what interrupted repairs left: directories of staged packages ([`OVERLAY_PREFIX`]; overlays
-    /// that are kept have another prefix), and snapshots that no journal names. The caller holds the lock of
-    /// [`Self::lock_repair`], so none of these files belongs to a running repair.
+    /// Removes what interrupted repairs left: snapshots that no journal names, and directories of staged
+    /// packages. The names of these directories begin with [`OVERLAY_PREFIX`]; the name of a kept overlay
+    /// begins with another prefix. The caller holds the lock of [`Self::lock_repair`], so none of these files
+    /// belongs to a running repair.
     pub fn remove_leftovers(&self) {
         // An open transaction needs its snapshot for the rollback.
         if !self.open_journal().exists() {

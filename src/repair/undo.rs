@@ -65,7 +65,7 @@ pub struct Undoable {
 pub struct Kept {
     /// The repairs of the target's environment, the newest first.
     pub undoable: Vec<Undoable>,
-    /// The directory with the repairs of another environment at the same path, if there are any.
+    /// The directory of the recorded repairs, if some of them are of an earlier environment at the same path.
     pub others: Option<PathBuf>,
 }
 
@@ -104,7 +104,8 @@ fn undo_in_place(
         return Err(Error::undo(&join_first(&missing, 1, " like it"), STAYS_REPAIRED).into());
     }
     refuse_unwritable(&journal)?;
-    // The transaction is opened again, so that the next call rolls it back if this process is killed.
+    // The repair's transaction is opened again before the undo begins. If this process is killed during the
+    // undo, the next call finds the open transaction, and its rollback completes the undo.
     state.reopen(entry).map_err(|message| Error::undo(&message, UNCHANGED_FREE_SPACE))?;
     failpoint::reach("undo").map_err(|error| Error::undo(&error.to_string(), "Try again."))?;
     let left = roll_back(state, &journal)?;
@@ -131,7 +132,7 @@ fn describe_nothing(state: &Transactions) -> Error {
 }
 
 /// Refuses an undo that would stop half-way, because a directory is not writable, or because there is now a
-/// directory where a file has to be.
+/// directory at the path of a file that the undo would restore or remove.
 fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     let paths = || journal.removed.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {
@@ -149,7 +150,7 @@ fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     }
 }
 
-/// Advice if the journal of the last repair cannot be read.
+/// Advice if the journal of a repair cannot be read.
 const UNREADABLE: &str = "Nothing was changed or removed. Fix that file, or restore it from a backup; the \
                           saved copies cannot be restored without it.";
 

@@ -7,8 +7,9 @@ use crate::report::human::{describe_hint, group_by_cause};
 use crate::report::{Report, Status};
 use crate::text::printable::{escape, name_of};
 
-/// Renders an annotation for each cause, then a line with the verdict. GitHub shows only ten annotations of
-/// each level in a step.
+/// Renders an annotation for each cause and for each check that could not run, then a line with the verdict.
+/// Findings with the same cause share one annotation, because GitHub shows only ten annotations of each level
+/// in a step.
 pub fn render(reports: &[Report]) -> String {
     reports.iter().map(render_one).collect()
 }

@@ -68,7 +68,8 @@ pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     let explained_by = |advisory: &Finding| -> Vec<&Finding> {
         findings.iter().filter(|finding| finding.evidence["explainedBy"] == advisory.id.as_str()).collect()
     };
-    // If a JUnit test case lacks the advisory that explains a finding, the finding is shown by itself.
+    // A JUnit test case has only the findings of one check. If the advisory that explains a finding belongs
+    // to another check, `findings` lacks that advisory, so the finding is shown by itself.
     let is_evidence = |finding: &Finding| {
         findings.iter().any(|advisory| finding.evidence["explainedBy"] == advisory.id.as_str())
     };
@@ -263,7 +264,7 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     lines.iter().map(|line| flatten(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// If strict is set and a check could not run: what that means, and what to do.
+/// What stderr says if build-image was stopped only because strict is set and a check could not run.
 const STRICT: [&str; 2] = [
     "build-image was stopped, because strict is set.",
     "hint: For details, run `pcluster preflight -c FILE`. To continue unchecked, set \

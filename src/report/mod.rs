@@ -217,7 +217,7 @@ impl Report {
         self.findings.iter().filter(|finding| finding.level >= self.blocking_level() && !finding.is_ignored)
     }
 
-    /// The findings that block, except those that another finding explains: one for each cause.
+    /// The findings that block, except those that another finding explains.
     pub(crate) fn causes(&self) -> impl Iterator<Item = &Finding> {
         self.errors().filter(|finding| !finding.is_explained())
     }

@@ -11,7 +11,7 @@ use crate::model::finding::{Finding, Fix, Kind, Level, Remedy};
 pub struct Owners<'a> {
     /// The owner of the file whose code raised the exception.
     pub file: Option<&'a Distribution>,
-    /// The owner of the incomplete module.
+    /// The owner of the module that the exception names, if that module exists but is incomplete.
     pub module: Option<&'a Distribution>,
 }
 

@@ -53,7 +53,7 @@ fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
 
 /// Whether `directory`, or the nearest existing directory above it, belongs to another user. On some systems
 /// `sudo` keeps HOME, so root would write into the directory of the user who called `sudo`. Root's
-/// directories do not count as another user's, because their permissions decide who else can write there.
+/// directories do not count as another user's: their permissions decide whether this user can write there.
 fn is_of_another(directory: &Path) -> bool {
     let owner = directory.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.uid());
     owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw() && owner != 0)

@@ -123,8 +123,9 @@ fn sync_file_systems(_directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>>
     None
 }
 
-/// Syncs file by file. On macOS, a single `File::sync_all` at the end is enough: it empties the drive's cache
-/// (`F_FULLFSYNC`), and so writes everything that fsync(2) has sent to the drive before.
+/// Calls fsync(2) for each file and directory. On macOS, fsync(2) only sends the data to the drive, and the
+/// drive's cache loses the data if the power fails. So at the end, `sync_directory` calls `File::sync_all`,
+/// which makes the drive write everything in its cache (`F_FULLFSYNC`).
 fn sync_each(paths: &BTreeSet<&Path>, directories: &BTreeSet<PathBuf>) -> io::Result<()> {
     let is_file = |path: &&&Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
     for path in paths.iter().filter(is_file) {

@@ -1,4 +1,4 @@
-//! Private directories for temporary files, and the removal of those that killed checks have left behind.
+//! Private directories for temporary files. A later check removes the directories of checks that were killed.
 
 use std::env;
 use std::fs::{self, DirEntry, File, Metadata, Permissions, TryLockError};
@@ -96,9 +96,10 @@ impl Scratch {
     }
 
     /// The variable and value that make a child put its temporary files into this directory. A check has to
-    /// fail if pcluster would, so the value is relative if this process's TMPDIR is (jsii fails with a
-    /// relative TMPDIR). If TMPDIR cannot be used, it is left unchanged, because Node.js has to fail with it
-    /// in the check too. In that case, the variable is TEMP, which Python uses instead of TMPDIR.
+    /// fail if the real pcluster would fail. jsii fails with a relative TMPDIR, so if the TMPDIR of this
+    /// process is relative, the value is relative too. If TMPDIR cannot be used, it is left unchanged,
+    /// because Node.js has to fail with it in the check too. In that case, the variable is TEMP, which Python
+    /// tries after TMPDIR.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
@@ -127,16 +128,18 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what killed checks have left behind: this user's directories with the name and the lock file of a
-/// [`Scratch`], if no process holds the lock.
+/// Removes the directories that checks left behind when they were killed: this user's directories with the
+/// name of a [`Scratch`] that are empty, or whose lock file no process has locked.
 fn sweep_scratch(base: &Path) {
     for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
-        // This call removes only an empty directory, whose check was killed before it created the lock file.
-        // If a running check has just created the directory, that check then creates another one.
+        // `remove_dir` removes only an empty directory. Either a check was killed before it created the lock
+        // file, or a running check has just created the directory. The running check then creates another
+        // directory instead.
         let _ = fs::remove_dir(entry.path());
-        // The lock is held to the end, so a check that has just created the directory notices the removal.
+        // This process holds the lock until the directory is removed. If a running check has just created the
+        // directory, that check cannot lock the file, and creates another directory.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {
             remove_scratch(&entry.path());
         }

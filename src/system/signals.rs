@@ -71,7 +71,8 @@ pub fn in_own_session(command: &mut Command) {
 fn end_with(parent: rustix::process::Pid) -> std::io::Result<()> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // getppid returns `None` in a PID namespace in which this child is the first process.
+    // If this child is the first process of a PID namespace, its parent is outside the namespace, and getppid
+    // returns `None`. Then we cannot know whether the parent has ended, and let the child start.
     let is_orphan = getppid().is_some_and(|now| now != parent);
     if is_orphan { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
 }

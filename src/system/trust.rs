@@ -12,8 +12,8 @@ use crate::system::{dirs, files};
 ///
 /// # Errors
 /// Returns an error if the file cannot be read, or if others could have written it. In the second case, the
-/// error's kind is `PermissionDenied`, and [`find_refused_place`] distinguishes it from an error of the
-/// operating system with this kind.
+/// error's kind is `PermissionDenied`. An error of the operating system can have this kind too, but
+/// [`find_refused_place`] returns a path only for an error of this module.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     files::check_regular(path)?;
     refuse(path)?;

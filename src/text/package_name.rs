@@ -29,7 +29,8 @@ pub fn matches(pattern: &str, package: &str) -> bool {
     matcher(pattern)(&normalised(package))
 }
 
-/// A function that matches packages against one pattern. It expects normalised names.
+/// Returns a function that tells whether a package matches the pattern. The package's name must already be
+/// normalised; the pattern need not be.
 pub fn matcher(pattern: &str) -> impl Fn(&str) -> bool {
     let (stem, is_prefix) = match pattern.strip_suffix(".*") {
         Some(stem) => (normalised(stem), true),

@@ -130,16 +130,16 @@ fn breaks_line(letter: char) -> bool {
     matches!(letter, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-/// Whether a character is a control character other than line feed and tab, a bidirectional control (UAX #9),
-/// or a line or paragraph separator (UAX #14).
+/// Whether a character is a bidirectional control (UAX #9), a line or paragraph separator (UAX #14), or a
+/// control character (except line feed and tab).
 pub fn is_unsafe(letter: char) -> bool {
     (letter.is_control() && letter != '\n' && letter != '\t')
         || matches!(letter,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A path as text. JSON can contain only UTF-8, and a report in which other bytes are replaced is better than no
-/// report.
+/// A path as text. Bytes that are not UTF-8 are replaced, because JSON can contain only UTF-8, and a report
+/// with an inexact path is better than no report.
 pub fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

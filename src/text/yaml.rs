@@ -1,8 +1,9 @@
 //! Reads YAML at a cost bounded by the length of the text. Pure.
 //!
-//! For each token, the parser looks at every open bracket, even before its own depth limit applies. An alias
-//! costs as much as what it refers to. So before loading a text, we count its brackets, and compute the size of
-//! the document with all aliases replaced ([`size`]).
+//! For each token, the parser looks at every open bracket. The parser has a depth limit of its own, but
+//! applies that limit only after it has read all tokens. An alias costs as much as what it refers to. So
+//! before loading a text, we count its brackets, and compute the size of the document with all aliases
+//! replaced ([`size`]).
 
 pub mod size;
 

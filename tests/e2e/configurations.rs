@@ -20,7 +20,7 @@ fn configuration(name: &'static str, about: &'static str, text: impl Into<Vec<u8
     Configuration { name, about, text: text.into(), is_odd: false }
 }
 
-/// A configuration that past releases of the shim stopped or reported.
+/// A configuration for which an earlier version of the shim stopped the build or reported a finding.
 fn odd(name: &'static str, about: &'static str, text: impl Into<Vec<u8>>) -> Configuration {
     Configuration { is_odd: true, ..configuration(name, about, text) }
 }

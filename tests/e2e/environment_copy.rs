@@ -81,7 +81,8 @@ impl EnvironmentCopy {
         let copy = directory.path().join("venv");
         copy_without(excluded, &original.directory, &copy);
         let copy = Environment { directory: copy };
-        // Other files in `bin` name the original's directory too, but the tests need only the launcher.
+        // This makes the launcher use the copy's Python. Other files in `bin` still contain the path of the
+        // original, but the tests do not use these files.
         copy.set_shebang(copy.bin("python").display());
         let mut sandbox = RealSandbox::in_environment(copy);
         ask_the_index_of_the_caller(&mut sandbox);
@@ -103,7 +104,7 @@ impl EnvironmentCopy {
     }
 
     /// Makes the present state the reference. Tests call this after they have changed packages, or after they
-    /// have started the machine's own Python, which could change packages.
+    /// have run pcluster on the machine's own Python, which could change packages when the Python starts.
     pub(crate) fn is_right_as_it_is(&mut self) {
         self.reference = self.keep_copy();
     }
@@ -257,7 +258,8 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
     assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
 }
 
-/// Matches all bytecode. Other tests write bytecode into the original when they run the real pcluster in it.
+/// Matches all bytecode. Even an original that uv made contains bytecode, if other tests have run the real
+/// pcluster in the original.
 const BYTECODE: &str = "__pycache__";
 /// Matches bytecode that Python is still writing, under a temporary name.
 const UNFINISHED_BYTECODE: &str = "*.pyc.*";

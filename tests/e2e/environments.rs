@@ -1,5 +1,6 @@
-//! What every end-to-end test uses: the environments that scripts/environments makes, a stand-in for AWS, a
-//! HOME and a PATH for each test, and runs that print the whole sandbox if they do not end as expected.
+//! What every end-to-end test uses: the environments that scripts/environments makes, a stand-in for AWS, and
+//! a sandbox with its own HOME and PATH. If a program in a sandbox does not end as expected, the test prints
+//! the output of the program and a list of the files in the sandbox.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -19,13 +20,13 @@ use crate::support::machine::{on_this_machine, write_script};
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
-/// 3.1.3, the first release that has every function under test, with the CDK that loses the tags.
+/// 3.1.3 with the CDK that loses the tags.
 pub(crate) const BROKEN: &str = "3.1.3-cdk-1.153.0";
 /// The packages of [`BROKEN`], with another version number of CDK, so that only the template shows the fault.
 pub(crate) const RENUMBERED: &str = "3.1.3-cdk-1.153.0-renumbered";
 /// 3.1.3 with the last version of CDK 1, which keeps the tags.
 pub(crate) const GOOD: &str = "3.1.3-cdk-1.204.0";
-/// The newest release, with the requirements that the package index resolves.
+/// The newest release. The installer chose the versions of its requirements.
 pub(crate) const NEWEST: &str = "3.16.1";
 
 /// The tags by which pcluster finds its images, without the prefix `parallelcluster:`.

@@ -217,7 +217,8 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
         ran.exits(0);
         assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
         let real = environment.bin("pcluster");
-        // The shell function guards this shell only.
+        // install.sh has defined a function `pcluster` for interactive shells. So a call in this shell is
+        // guarded, and a call in a script is not.
         let ran = session("pcluster preflight where --format json");
         ran.exits(0);
         let report = ran.json();
@@ -287,8 +288,9 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
     }
 }
 
-/// Trap 22: a `sitecustomize` that prints does not change the report. Packages on PYTHONPATH and in the
-/// user's site directory have the same effect on a check as on the real pcluster.
+/// Trap 22, "the check sees another Python": a check reads the packages of the launcher's Python, even if a
+/// `sitecustomize` prints text. Packages on PYTHONPATH and in the user's site directory have the same effect
+/// on a check as on the real pcluster.
 #[test]
 #[ignore = "long"]
 fn trap_22_noise_and_other_directories_change_nothing() {

@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::environments::{Environment, GOOD, RealSandbox, find};
 use crate::support::machine::{on_this_machine, write_script};
 
-/// The interpreter that a launcher really runs, and the last value of `sys.argv[0]` in that interpreter. A
-/// `sitecustomize` records both.
+/// The interpreter that a launcher really runs, and its `sys.argv[0]`. A `sitecustomize` records both when
+/// the interpreter exits.
 fn really_runs(sandbox: &mut RealSandbox, launcher: &Path) -> (PathBuf, PathBuf) {
     const SPY: &str = "import atexit, os, sys
 if 'SPY' in os.environ:
@@ -42,7 +42,7 @@ fn is_known(sandbox: &mut RealSandbox, launcher: &Path, form: &str, arguments: &
     assert_eq!(target["interpreter"], json!(real), "{ran}");
     assert_eq!(target["pclusterVersion"], "3.1.3", "{ran}");
     assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
-    // Trap 9: the real pcluster is called by the same name as without the shim.
+    // Trap 9 of tests/traps.rs: the real pcluster is called by the same name as without the shim.
     let shim = sandbox.path("shim/pcluster");
     assert_eq!(really_runs(sandbox, &shim), (real, name));
     let direct = sandbox.call(launcher, &["no-such-command"]).run();

@@ -1,4 +1,4 @@
-//! The end-to-end tests: the contract on the real pcluster, release by release.
+//! The end-to-end tests: the shim in front of the real pcluster, release by release.
 //!
 //! `cargo test --test e2e` needs real environments, node and strace. scripts/test makes the environments and
 //! checks for the programs. If something is missing, the tests that need it fail and name it. Most tests that

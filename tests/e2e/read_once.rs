@@ -8,9 +8,9 @@ use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, RealSandbox, normalised
 use crate::support::machine::on_this_machine;
 use crate::support::run::Run;
 
-/// Shell commands that run the shim (`"$@"`) and give it the content of image.yaml, each with a part of the
-/// path that the shim's warning names. In the last command, a background process writes to the FIFO, and the
-/// shell ends this process.
+/// Shell commands that run the shim (`"$@"`) and give it the content of image.yaml. The second text of each
+/// pair is a part of the path that the shim's warning names. In the last command, a background process writes
+/// to the FIFO, and the shell ends this process.
 const FORMS: [(&str, &str); 5] = [
     (r#""$@" -c <("$CAT" image.yaml)"#, "/dev/fd/"),
     (r#""$CAT" image.yaml | "$@" -c /dev/stdin"#, "/dev/stdin"),

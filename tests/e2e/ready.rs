@@ -42,7 +42,7 @@ fn builds_as_without_the_shim(environment: &str) {
     assert_eq!(found.json()["imageBuildStatus"], "BUILD_COMPLETE", "{found}");
 }
 
-/// The real pcluster fails too if bytecode in the environment is truncated.
+/// Truncated bytecode in the environment makes builds by the real pcluster fail, so the shim stops the call.
 #[test]
 fn bytecode_cut_short_in_the_environment_is_named() {
     let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
@@ -71,8 +71,8 @@ fn bytecode_cut_short_in_the_environment_is_named() {
     }
 }
 
-/// AWS refuses the runtime of the stack's function, so the build is expected to fail. The guard prints only a
-/// warning, in one line, and continues.
+/// AWS refuses the runtime of the stack's function, so a build would fail. But the advisory on this runtime
+/// has only level WARNING: the guard prints one line, and the call continues.
 #[test]
 fn a_runtime_that_aws_refuses_is_told_in_one_line() {
     let aws = Aws::start();

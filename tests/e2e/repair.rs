@@ -63,7 +63,7 @@ fn fix_and_undo(name: &str, with: With, strategies: &[(&str, &str)]) {
         let (ran, report) = copy.preflight(&[]);
         ran.exits(0);
         assert_eq!(report["verdict"], "ready", "{ran}");
-        // An undo needs no network, whatever was fetched before.
+        // An undo restores the old packages from the snapshot, so it needs no network.
         let undone = copy.run_offline(&["preflight", "undo"]);
         undone.exits(0).is_silent();
         copy.is_as_before(strategy);
@@ -312,7 +312,8 @@ fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     assert!(Path::new(&copy.site()).is_dir());
 }
 
-/// Trap 22: a repair works even if a `sitecustomize` prints in every Python that the repair starts.
+/// Trap 22 of tests/traps.rs: the dry run of a repair works even if a `sitecustomize` prints in every Python
+/// that the repair starts.
 fn noise_does_not_keep_from_a_repair(with: With) {
     let mut copy = EnvironmentCopy::of(BY_PIP, with);
     let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
@@ -359,7 +360,7 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
     refused.exits(1);
     assert!(refused.stderr().contains("which Python this launcher runs"), "{refused}");
 
-    // Now the launcher does not change PYTHONPATH, until it is rewritten again below.
+    // This launcher does not change PYTHONPATH, so the repair is used.
     wraps("");
     copy.fix(&["--isolated"]).exits(0);
     let (ran, report) = copy.preflight(&[]);

@@ -28,8 +28,8 @@ fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
 }
 
 fn repaired_once(copy: &EnvironmentCopy) -> (std::path::PathBuf, Duration) {
-    // A first repair fills the installer's cache, so that the second, which is timed, takes as long as the
-    // repairs that are killed later.
+    // The first repair fills the installer's cache. So the second repair, which is timed, takes as long as a
+    // later repair would take if it were not killed.
     copy.fix(&[]).exits(0);
     let repaired = copy.keep_copy();
     copy.pcluster(&["preflight", "undo"]).run().exits(0);
@@ -98,7 +98,8 @@ impl Seeded {
 enum Moment {
     /// After this fraction of the repair's usual duration.
     Of(f64),
-    /// This long after the snapshot appears: the exchange of files is too short to be hit by chance.
+    /// This long after the snapshot appears. The exchange of files follows the snapshot, and is so short that
+    /// random fractions of the whole repair would miss it.
     Exchanging(Duration),
 }
 

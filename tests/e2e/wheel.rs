@@ -262,12 +262,14 @@ fn uvx_judges_what_would_be_installed() {
         (&report["verdict"], &report["target"]["pclusterVersion"]),
         (&"ready".into(), &"3.1.3".into())
     );
-    // Constraints do not change the files of release 3.1.3, so its Lambda runtime is still reported.
+    // The overrides only pin versions. The code of release 3.1.3 is as published, so the Lambda runtime in
+    // that code is still reported.
     let mut findings = report["findings"].as_array().unwrap().iter();
     let runtime = findings.find(|finding| finding["id"] == "lambda-runtime").unwrap();
     let fix = runtime["fix"]["command"].as_str().unwrap();
     assert!(fix.starts_with("install aws-parallelcluster with `uv tool install`"), "{ran}");
-    // With nothing pinned, uvx installs the versions that the index resolves today.
+    // Without overrides, uvx installs the newest versions that release 3.6.1 permits. With these versions,
+    // pcluster does not start.
     let ran = uvx("3.6.1", "check");
     ran.exits(1);
     assert!(

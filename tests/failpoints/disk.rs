@@ -36,9 +36,10 @@ fn last_position(calls: &[String], names: &[&str]) -> usize {
     found.unwrap_or_else(|| panic!("no call has {names:?}:\n{}", calls.join("\n")))
 }
 
-/// Files are on the disk before a step relies on them: the copies before the journal is written, the journal
-/// and the token before the first file is removed, the new files before the journal is closed, and the old
-/// files before an undo removes their copies. The token stays until the journal is no longer open.
+/// Files are on the disk before a step relies on them: the snapshot before the journal is written, the
+/// journal and the token (src/repair/token.rs) before the first old file is removed, the new files before the
+/// journal is closed, and the restored old files before an undo removes the snapshot. The token stays until
+/// the journal is no longer open.
 #[test]
 #[cfg(target_os = "linux")]
 fn what_counts_is_on_the_disk_before_it_counts() {
@@ -114,8 +115,9 @@ fn a_disk_that_fails_to_write() {
         (true, Sandbox::new().broken_environment_across_file_systems()),
     ] {
         let before = environment.site();
-        // The first syncfs of each thread fails. With copies, the sync of the snapshot fails. With links, the
-        // sync of the exchange fails, and so does the sync of the rollback, so the transaction stays open.
+        // The first syncfs of each thread fails. If the snapshot consists of copies, the sync of the snapshot
+        // fails. A snapshot of hard links needs no syncfs, so the sync of the exchange fails. The sync of the
+        // rollback, in another thread, fails too, so the transaction stays open.
         let first = ["-f", "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=1", "-o", "/dev/null"];
         let run = environment.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
         run.exits(1).prefixed();

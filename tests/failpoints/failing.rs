@@ -163,7 +163,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
             }
             assert_same(&environment.site(), &half, failure);
             fs::rename(&aside, &missing).unwrap();
-            // A file that is already back in its place needs no copy.
+            // The interrupted undo has already restored some files. The rollback does not need their copies.
             if command == "undo" {
                 fs::remove_file(needless.unwrap()).unwrap();
             }

@@ -1,4 +1,5 @@
-//! Repairs and undos that are killed at every step, and the next call that completes them.
+//! Repairs and undos that are killed at every step. The next call rolls back an unfinished repair, and
+//! completes an unfinished undo.
 
 use super::{FAILPOINT, MAX_COUNT, STEPS, assert_same, repair_and_undo};
 use crate::support::broken_environment::BrokenEnvironment;
@@ -184,8 +185,8 @@ fn a_token_that_cannot_be_removed_is_removed_by_the_next_call() {
     environment.left_nothing("by the next call");
 }
 
-/// An undo is not stopped by Ctrl-C: the undo takes less than a second, and half of an undo would mix
-/// two environments.
+/// An undo is not stopped by Ctrl-C: the undo takes less than a second, and an undo that stopped half-way
+/// would leave the environment with some old and some new files.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_is_finished_whatever_signal_comes() {

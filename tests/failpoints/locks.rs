@@ -25,8 +25,9 @@ fn two_fixes_at_once() {
         let holder = wait_for_holders(&lock, 1)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
         let two = wait_for_holders(&lock, 2);
-        // A third fix is interrupted while it waits. The shim catches signals as soon as it has started its
-        // first child process, and this fix has started one by then.
+        // A third fix is interrupted while it waits for the lock. The shim catches signals from its first
+        // child process on. A fix starts a child process before it opens the lock file, so the third fix
+        // catches this SIGTERM.
         let third = scope.spawn(|| environment.preflight(["fix"]).run());
         let pids = wait_for_holders(&lock, 3);
         // The new PID need not be the highest, because PIDs start again at low numbers.
@@ -123,7 +124,7 @@ fn a_check_waits_for_a_repair() {
         fix.join().unwrap().exits(0);
         let check = check.join().unwrap();
         check.exits(0).prints(REAL_OUTPUT);
-        // A wait of more than a second is reported.
+        // The check reports its wait if the wait takes more than a second.
         let is_wait = |line: &str| line.starts_with("pcluster-shim: waiting for another repair");
         check.holds(check.stderr().lines().all(is_wait), "nothing else is reported");
     });
@@ -137,7 +138,8 @@ fn interrupted_while_it_verifies() {
         let sandbox = Sandbox::new();
         let environment = sandbox.broken_environment();
         let before = environment.site();
-        // Once the new packages are in place, only the verification checks requirements.
+        // The shim runs the installer's `check` before the exchange, and again in the verification. The new
+        // packages are in place only in the verification, so this script sends the signal only then.
         let check = format!(
             "[ -d '{}' ] && {{ kill -{signal} $PPID; exec sleep 1000; }}",
             environment.path("site/aws_cdk.core-1.204.0.dist-info").display()

@@ -1,11 +1,11 @@
-//! Repairs that are killed, that fail, that run at the same time as others, or that are interrupted: at every
-//! failpoint and every file.
+//! Repairs that are killed or that fail at a failpoint, that run at the same time as other repairs or checks,
+//! or that are interrupted.
 //!
 //! The failpoints are compiled in by the feature `fault-injection` (src/repair/failpoint.rs).
 
 mod disk; // what is synced to the disk before a later step relies on it, and a disk that fails
 mod failing; // steps that fail: a failed repair changes nothing, and a rollback restores what it can
-mod killed; // repairs and undos that are killed at every step, and the next call that completes them
+mod killed; // repairs and undos that are killed; the next call rolls back a repair, or completes an undo
 mod locks; // repairs and checks that wait for each other, and an interruption
 mod recreated; // environments that were replaced, restored or changed after a kill
 

@@ -33,7 +33,7 @@ fn a_recreated_environment_is_not_touched_after_a_kill() {
     }
 }
 
-/// The kill comes during an undo, which has reopened the journal.
+/// A killed undo leaves an open journal, as a killed repair does.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_recreated_environment_is_not_touched_after_a_killed_undo() {

@@ -5,8 +5,9 @@ use std::fs;
 use super::{Home, SHELLS, in_place, small_binary};
 use crate::support::machine::{on_this_machine, real_python};
 
-/// The launcher behind the shim still has its old name and directory wherever they matter: in usage texts, in
-/// `sys.path`, and for launchers that search their own directory.
+/// An installation renames the launcher, and the shim starts the launcher through a link with the old name.
+/// So usage texts show the old name. The first entry of `sys.path` is still the old directory, and a launcher
+/// that searches its own directory for its Python still finds that Python.
 #[test]
 fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
     let python = real_python().display().to_string();

@@ -99,9 +99,11 @@ fn uninstall_after_kill(home: &Home) {
     home.is_as_before(&run);
 }
 
-/// Adds install.sh to a text piece by piece (`L`: a line, `C`: a character), and runs the text in a subshell
-/// after each piece. If that installs something, prints how much of install.sh was read. If the text is a
-/// complete command, runs it in this shell too and starts a new text, like a shell that reads from a pipe.
+/// A shell script that reads install.sh in pieces: a piece is `L` and a line, or `C` and a character. The
+/// script appends each piece to a text, and then runs the text in a subshell. If the subshell installs
+/// something, the script prints how many characters of install.sh were read. If the piece ends a line and the
+/// text is a complete command, the script runs the text in its own shell too, and starts a new text. A shell
+/// that reads commands from a pipe does the same.
 const CUT_OFF: &str = r#"
 line='
 '
@@ -144,7 +146,8 @@ fn cut_off(shell: &str, text: &str, bytes_from: usize) {
     home.is_as_before(&run);
 }
 
-/// Trap 29: a script that is truncated at any line, or at any byte of the call at its end, does nothing.
+/// Trap 29: a script that is truncated does nothing, whether the script ends after any of its lines, or after
+/// any byte of its last block, which calls `main`.
 #[test]
 fn trap_29_a_script_that_is_cut_off_does_nothing() {
     let text = fs::read_to_string(script()).unwrap();

@@ -1,5 +1,5 @@
-//! The line in startup files: it puts the shim first in every shell, and an uninstall removes it byte
-//! for byte.
+//! The line that install.sh adds to startup files puts the shim first on PATH in every shell. An uninstall
+//! removes the line, and changes no other byte of the files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -135,8 +135,8 @@ fn a_prefix_with_awkward_characters() {
     assert!(!prefix.exists());
 }
 
-/// A bash that is not a login shell reads only `~/.bashrc`. A login shell does not read that file. The
-/// warning is printed even if there is no pcluster.
+/// A bash that is not a login shell reads only `~/.bashrc`. A login shell does not read that file. So if bash
+/// has no other startup file, install.sh prints a warning, even if there is no pcluster.
 #[test]
 fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
     let home = Home::new();
@@ -144,7 +144,7 @@ fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
     fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
     let run = home.installs_in("dash", ["--binary", &home.built]).run();
     run.exits(0).stdout_matches("install-only-bashrc.txt").stderr_matches("install-only-bashrc-warnings.txt");
-    // The line that the warning advises works.
+    // If `~/.profile` has the line that the warning shows, install.sh prints no warning.
     let line = run.stderr().lines().last().unwrap().trim_start_matches("install.sh: ").to_owned();
     home.sandbox.write("home/.profile", line);
     let run = home.call("bash", ["-l", "-c", "command -v pcluster"]).run();
@@ -165,7 +165,8 @@ fn a_startup_file_that_is_read_only_costs_a_warning() {
     for file in &files {
         assert_eq!(fs::read(file).unwrap(), home.before[file][5..], "{}", file.display());
     }
-    // The file is read-only after the installation, so the line stays, but it does nothing.
+    // `~/.profile` becomes read-only after the installation, so the uninstall cannot remove the shim's line.
+    // The line that stays has no effect.
     let profile = home.path("home/.profile");
     fs::set_permissions(&profile, fs::Permissions::from_mode(0o444)).unwrap();
     let run = as_other_user(&home, home.installs_in("dash", ["--uninstall"])).run();

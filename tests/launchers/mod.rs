@@ -1,9 +1,10 @@
-//! Every form of launcher leads to its interpreter. The interpreter is asked in the same way as pcluster
-//! would be run. If a launcher leads to no interpreter, the verdict is unknown, and one line says so.
+//! Every form of launcher leads to its interpreter. The interpreter is asked with the same flags and
+//! variables as when pcluster runs. If a launcher leads to no interpreter, the verdict is unknown, and one
+//! line says so.
 
 mod forms; // every form of launcher leads to its interpreter
 mod interpreters; // interpreters that are scripts, that lead to another interpreter, or that do not run
-mod packages; // the packages are those that the interpreter finds
+mod packages; // a check sees the same packages as the launcher's interpreter
 mod wrappers; // launchers that are not console scripts: the shim starts them to find their Python
 
 use std::fs;
@@ -41,8 +42,8 @@ fn real(sandbox: &Sandbox) -> Real {
     Real { site, launcher }
 }
 
-/// Makes a virtual environment without pip, and returns its package directory. pyvenv.cfg and a link
-/// determine `sys.path`.
+/// Makes a virtual environment without pip, and returns its package directory. Python takes `v` for a
+/// virtual environment because of the file `v/pyvenv.cfg` and the link `v/bin/python`.
 fn venv(sandbox: &Sandbox) -> PathBuf {
     sandbox.write("v/pyvenv.cfg", format!("home = {}\n", real_python().parent().unwrap().display()));
     let python = sandbox.link("v/bin/python", real_python());

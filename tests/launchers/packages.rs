@@ -1,4 +1,4 @@
-//! The packages are those that the interpreter finds.
+//! A check sees the same packages as the launcher's interpreter.
 
 use std::fs;
 use std::path::PathBuf;

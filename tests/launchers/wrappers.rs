@@ -118,8 +118,9 @@ fn a_launcher_of_several_pclusters_is_unknown() {
     check(&sandbox).1.exits(0);
 }
 
-/// To ask a launcher, the shim starts it with build-image, and that call is not guarded. A variable marks it.
-/// If the variable is left over, or the caller has set it, build-image is guarded anyway.
+/// To ask a launcher, the shim starts the launcher with build-image. If the launcher then starts a shim, a
+/// variable tells that shim not to guard the call. If the variable is left over, or the caller has set it,
+/// build-image is guarded anyway.
 #[test]
 fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     let sandbox = Sandbox::new();

@@ -17,7 +17,7 @@ fn where_reports_what_is_guarded_and_how_it_was_found() {
     call(&["--format", "json"]).exits(0).is_silent().stdout_matches("where.json");
 }
 
-/// Trap 6: an activated venv is first on PATH.
+/// Trap 6 (a row of the table in tests/traps.rs): an activated venv is first on PATH.
 #[test]
 fn where_exits_1_where_the_shim_is_bypassed() {
     let sandbox = Sandbox::new();

@@ -240,8 +240,7 @@ fn a_report_is_written_to_a_file_in_its_format() {
         .holds(run.stderr().contains("'--output <FILE>' can only be used with check"), "it is refused");
 }
 
-/// `ignore` means the same as in cargo-audit: the warning is only counted. `fix` does not repair the cause of
-/// the warning unless the id of the warning is named.
+/// `ignore` means the same as in cargo-audit: the warning is only counted.
 #[test]
 fn a_warning_that_is_ignored_is_only_counted() {
     let sandbox = Sandbox::new();

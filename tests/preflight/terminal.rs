@@ -81,7 +81,7 @@ fn colour_is_for_terminals_and_for_those_who_ask() {
     asked.prints_like(&run("always"));
 }
 
-/// On a terminal there is colour, unless `NO_COLOR` says otherwise.
+/// On a terminal there is colour, unless `NO_COLOR` is set and not empty, or `TERM` is `dumb`.
 #[test]
 fn no_color_is_honoured_on_a_terminal() {
     let sandbox = Sandbox::new();

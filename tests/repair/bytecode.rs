@@ -130,8 +130,8 @@ fn bytecode_is_whole_or_absent() {
     assert!(take_bytecode().keys().all(|path| path.to_string_lossy().contains("short")));
 }
 
-/// The check first imports the packages that pcluster requires. These packages are compiled before the check
-/// starts, and the others while it runs.
+/// Before the proof starts, the repair compiles the packages that pcluster requires, because the proof
+/// imports these packages first. While the proof runs, the repair compiles the other packages.
 #[test]
 fn what_pcluster_requires_is_compiled_first() {
     let sandbox = Sandbox::new();

@@ -51,15 +51,14 @@ fn pips_release(environment: &BrokenEnvironment) -> String {
     )
 }
 
-/// pip has read the environment before the exchange and writes after it, so one package has two `.dist-info`.
-/// pip's files stay; all others are restored.
+/// pip has read the environment before the exchange, and writes aws-cdk.core 1.152.0 after the exchange. The
+/// shim leaves pip's files as they are, and restores all other packages.
 #[test]
 fn another_installer_after_the_exchange() {
     for then in ["over it", "in its place", "at work"] {
         let sandbox = Sandbox::new();
         let environment = sandbox.broken_environment();
         let before = environment.site();
-        // Requirements are checked by the proof before the exchange, and by the verification after it.
         let site = environment.path("site");
         let first = match then {
             "in its place" => "rm -rf aws_cdk/core aws_cdk.core-1.204.0.dist-info; ",
@@ -67,6 +66,8 @@ fn another_installer_after_the_exchange() {
         };
         let last = if then == "at work" { "; rm aws_cdk.core-1.152.0.dist-info/RECORD" } else { "" };
         let wheels = sandbox.path("installer/1.152.0");
+        // The repair runs the installer's check before the exchange and after it. This script writes pip's
+        // files only after the exchange, when 1.204.0 is in `site`.
         let check = format!(
             "[ -d '{0}/aws_cdk.core-1.204.0.dist-info' ] && cd '{0}' && {{ {first}cp -Rp '{1}/aws_cdk/core' aws_cdk/; \
              cp -Rp '{1}/aws_cdk.core-1.152.0.dist-info' .{last}; }}; exit 0",

@@ -148,8 +148,9 @@ fn a_package_behind_a_link() {
     assert!(package.is_symlink());
 }
 
-/// Two packages contain the same file. The second package's content is not written into the existing file,
-/// because that file is a hard link to the installer's cache.
+/// Two packages contain a file with the same path, so the repair places that file twice. The second time, the
+/// file at the path is already a hard link to the installer's cache, and writing into that link would change
+/// the cache.
 #[test]
 fn a_file_that_two_packages_bring() {
     let sandbox = Sandbox::new();

@@ -111,7 +111,7 @@ fn check_fix_repairs_and_checks_again() {
     // staged packages, and in place.
     assert_eq!(sandbox.log().iter().filter(|line| *line == "synth").count(), 3);
     assert_eq!(versions(&environment), REPAIRED);
-    // If there is nothing to repair, nothing is reported.
+    // The second time, there is nothing to repair, and stderr stays empty.
     environment.preflight(["check", "--fix"]).run().exits(0).is_silent();
 }
 

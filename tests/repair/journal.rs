@@ -31,7 +31,8 @@ fn an_undo_with_a_damaged_copy_changes_nothing() {
         let before = environment.site();
         environment.preflight(["fix"]).run().exits(0);
         let repaired = environment.site();
-        // The content of this file is the version of the CDK release. Both versions have seven characters.
+        // The content of this file is the version of the CDK release. In the copy, this is 1.153.0, which has
+        // the same size as 1.999.9 below.
         let core = "venv/site/aws_cdk/core/__init__.py";
         let journal = fs::read_to_string(environment.closed_journal()).unwrap();
         let journal: Value = serde_json::from_str(&journal).unwrap();

@@ -109,8 +109,8 @@ fn undo_after_new_files_are_gone() {
     environment.left_nothing("by an undo");
 }
 
-/// Another release of the package is further back on `sys.path`, in a directory where the repair has
-/// changed nothing.
+/// The new `.dist-info` of aws-cdk.core is gone. Another release of aws-cdk.core is further back on
+/// `sys.path`, in a directory where the repair has changed nothing.
 #[test]
 fn undo_after_new_files_are_gone_that_the_system_has_too() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! A broken environment, on which tests run repairs. RECORDs list all its files, as after an installation by
-//! pip. A fake uv and a fake pip install releases of CDK.
+//! A broken environment, on which tests run repairs. RECORDs list the files of CDK, jsii and attrs, as after
+//! an installation by pip. A fake uv and a fake pip install releases of CDK.
 
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -432,8 +432,11 @@ cp -Rp "$here/$version/." "$target"
 "#;
 
 /// The fake synthesis.py. Its answer depends on the release of CDK that is first on `sys.path`; a mixture of
-/// two releases is an error. If a test has made the FIFO `hold`, a synthesis of the installed packages waits
-/// for a writer, provided that its release or arguments contain the text in `held`.
+/// two releases is an error. A test can write these files into `fake`:
+///
+/// - `on-proof`: sh code that every synthesis of staged packages runs first.
+/// - `hold`, a FIFO, and `held`, a text: a synthesis of installed packages waits if its release of CDK or its
+///   arguments contain the text. The wait ends when the test has opened the FIFO for writing and closed it.
 const SYNTH: &str = r#"
 entries=$(cat "$request"); entries=${entries#*\[}; entries=${entries%%\]*}
 IFS=,

@@ -83,7 +83,8 @@ impl Sandbox {
         let python = PYTHON
             .replace("@LOG@", &format!("'{}'", self.path("log").display()))
             .replace("@FAKE@", &format!("'{}'", new.path("fake").display()));
-        // `bin/python` is a binary, as a real Python is: the shim would not ask a script directly.
+        // `bin/python` is a binary, as a real Python is. If `bin/python` were a script, the shim would start
+        // the launcher to find out which Python it runs.
         fs::create_dir_all(new.path("bin")).unwrap();
         copy_program(&compiled("python", PYTHON_C), &new.path("bin/python"));
         self.script(new.path("bin/python.sh"), python);

@@ -127,7 +127,8 @@ impl Call {
         self
     }
 
-    /// This call with its streams on a terminal, except for those that `redirections`, in sh, redirect.
+    /// This call with its streams on a terminal. `redirections` is sh code, such as `2>/dev/null`, that sends
+    /// some streams elsewhere.
     pub(crate) fn on_terminal(self, columns: &str, redirections: &str) -> Self {
         let sh = format!("exec \"$@\" {redirections}");
         let shell = self.root.join("tools/sh");

@@ -66,10 +66,10 @@ fn redacted_line(line: &str) -> String {
     random.into_iter().fold(line, |line, prefix| without_random(&line, prefix)) + end
 }
 
-/// Redacts what follows the prefix in names of temporary directories and in sentinels.
+/// Redacts the letters and digits that follow the prefix, because they differ from run to run.
 fn without_random(line: &str, prefix: &str) -> String {
-    // This character separates the two numbers of a sentinel, or time and PID in the name of a repair's
-    // snapshot, journal or overlay.
+    // A sentinel has this character between its two numbers. The name of a snapshot, of a journal or of an
+    // isolated repair has this character between the time and the PID.
     let separator = match prefix {
         "pcluster-shim:" => Some(':'),
         "snapshot-" | "/repair-" | "/isolated-" => Some('-'),

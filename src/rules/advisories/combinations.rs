@@ -1,16 +1,17 @@
-//! Reads the list of parent images with which a release of aws-parallelcluster is known to fail, and reports
-//! what is worth an INFO if the parent image is not known. Pure.
+//! Reads the list of combinations: releases of aws-parallelcluster, and the parent images with which these
+//! releases are known to fail. If the parent image is not looked up, the combinations with `by_release` are
+//! reported for the release alone, as INFO. Pure.
 //!
 //! | key | meaning |
 //! | --- | --- |
 //! | `id`, `title` | the name of the combination, and a description in one line |
-//! | `level` | the level; at most WARNING if the image is not from the vendor of its operating system, or if the build uses its own cookbook |
+//! | `level` | the level of the finding; ERROR becomes WARNING if the operating system of the image is not certain, or if the build uses its own cookbook |
 //! | `pcluster` | the affected releases of aws-parallelcluster (PEP 440) |
 //! | `os` | the operating systems of the parent image, by pcluster's names; without the key, all of them |
 //! | `os_version` | the affected versions of these systems (`8.10`), compared as in PEP 440; without the key, all of them |
 //! | `architecture` | `x86_64` or `arm64`; without the key, both |
 //! | `update_os_packages` | true: only builds with `Build.UpdateOsPackages` |
-//! | `lustre_client` | true: only builds without `Build.Installation.LustreClient.Enabled: false` |
+//! | `lustre_client` | true: only builds that install the Lustre client; a build does not install it if `Build.Installation.LustreClient.Enabled` is false |
 //! | `by_release` | true: if the parent is not known, the release alone gives an INFO |
 //! | `effect` | completes "aws-parallelcluster VERSION …" |
 //! | `cost`, `fix` | what it costs to build anyway, a sentence; what to do instead |
@@ -98,7 +99,7 @@ pub fn built_in() -> Vec<Combination> {
     serde_json::from_str(BUILT_IN).unwrap_or_default()
 }
 
-/// Reports the combinations that are worth an INFO if the release is known, but the parent image is not.
+/// Reports, as INFO, the combinations with `by_release` that affect a release. The parent image is not known.
 pub fn check_release(pcluster: &str) -> Vec<Finding> {
     let built_in = built_in();
     let affected = built_in.iter().filter(|one| one.by_release && contains(&one.pcluster, pcluster));

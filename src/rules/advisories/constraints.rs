@@ -41,7 +41,7 @@ pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> 
 
 /// Specifiers that exclude the affected releases. If the affected range is one specifier that has an
 /// opposite, the opposite excludes exactly these releases. Otherwise, the specifiers are those of the
-/// fix's `upgrade`.
+/// fix's `upgrade`; if the fix is only advice, or moves the packages of a pattern, there are none.
 fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     let Some((package, affected)) = advisory.package() else { return Vec::new() };
     if let Affected::Releases(affected) = affected
@@ -80,7 +80,9 @@ fn write_marker(python: &VersionSpecifiers) -> String {
     let conditions = python.iter().map(|specifier| {
         let version = version_of(specifier);
         let minor = version.trim_end_matches(".*");
-        // `python_version` is X.Y, so it would not rank 3.12.1 above 3.12.
+        // `python_version` is only X.Y: on Python 3.12.1, `python_version > "3.12"` is false, although 3.12.1
+        // is later than 3.12. For the operators below, this makes no difference, unless the specifier's
+        // version has a third number.
         let is_of_minor = matches!(
             specifier.operator(),
             Operator::GreaterThanEqual | Operator::LessThan | Operator::EqualStar | Operator::NotEqualStar

@@ -54,7 +54,6 @@ pub enum Subject {
     Runtime { runtime: String, refused_from: Date },
 }
 
-/// The remedy that an advisory names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum AdvisedFix {
@@ -172,7 +171,7 @@ impl Advisory {
         }
     }
 
-    /// The remedy, as findings name it.
+    /// Converts the advisory's [`AdvisedFix`] to the [`Fix`] that a finding contains.
     pub fn to_fix(&self) -> Fix {
         match &self.fix {
             AdvisedFix::Move(package_move) if self.level == Level::Error => {

@@ -41,8 +41,8 @@ fn without_query(url: &str) -> &str {
     url.split('?').next().unwrap_or(url)
 }
 
-/// Reports a subnet that reaches the internet only through an internet gateway, which the instance cannot use
-/// without a public address.
+/// Reports a subnet that routes to an internet gateway, but gives its instances no public addresses. An
+/// instance without a public address cannot use an internet gateway.
 pub fn check_network(facts: &Facts, name: Option<&str>) -> Option<Finding> {
     let subnet = facts.subnet?;
     let is_cut_off = subnet.has_internet_gateway && !subnet.gives_public_addresses;

@@ -123,7 +123,8 @@ pub enum Found {
     Present,
     /// AWS, or a public host that was asked twice, reports that there is no such script or component.
     Absent,
-    /// A host without a public address reports that there is no such script.
+    /// A host without a public address reports that there is no such script. The instance of the build may
+    /// get another answer than this machine.
     Hidden,
 }
 

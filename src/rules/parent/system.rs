@@ -1,12 +1,10 @@
 //! The operating system of an AMI, by its name, its owner and its platform. Pure.
 //!
-//! EC2 does not show the operating system in any other way. The names are those that vendors give to
-//! their images. Anybody can give such a name to an image, so how much the name proves depends on the
-//! image's owner.
+//! EC2 does not show the operating system in any other way. This file knows how vendors name their images.
+//! Anybody can give such a name to an image, so how much the name proves depends on the image's owner.
 
 use crate::rules::parent::facts::ParentImage;
 
-/// An operating system, by pcluster's name for it if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
     /// pcluster's name, such as `ubuntu2204` or `rhel8`. Systems that no release supports have similar names

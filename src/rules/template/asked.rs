@@ -61,7 +61,8 @@ fn format_distributions(resource: &str) -> String {
 }
 
 impl<'a> Checked<'a> {
-    /// Adds a finding without a subject: all findings with this id are merged.
+    /// Adds an occurrence that has no subject. [`Grouping`] merges it with the other occurrences of this id
+    /// that have no subject.
     fn add(&mut self, id: &'static str, message: &str, path: impl FnOnce() -> String, found: Option<&Value>) {
         self.findings.add(id, "", path, || Detail { message: message.into(), found, expected: None });
     }
@@ -121,7 +122,8 @@ impl<'a> Checked<'a> {
                 self.add("template-ami-configuration-missing", message, path, configuration);
             }
         }
-        // Each part that was asked for has a separate finding, even if all of them are missing.
+        // If the whole configuration is missing or empty, the name and each tag still get a finding of their
+        // own, but the launch permission does not.
         let piece = |key| configuration.and_then(|map| map.get(key));
         self.check_name(piece("Name"), place);
         self.check_tags(piece("AmiTags"), place);
@@ -367,7 +369,8 @@ mod tests {
         }
     }
 
-    /// A tag that was asked for must be there, even if its value is empty, blank or unpredictable.
+    /// A tag that was asked for must be there, even if the value that was asked for is empty, blank or
+    /// unknown (null).
     #[test]
     fn only_what_was_asked_for_can_be_lost() {
         for key in ["team", "blank", "empty", "odd"] {

@@ -223,8 +223,8 @@ mod tests {
         for text in ["{[a]: x}", "{{a: b}: x}", "{!Ref a: x}", "{a: x, a: y}", "{1: x, '1': y}"] {
             assert!(read(text).unwrap_err().contains("key"), "{text}");
         }
-        // If a mapping were accepted as a key and written as text, the length of the key would double at
-        // each level.
+        // If a mapping were accepted as a key, its JSON would become the key's text. Each level of nesting
+        // would then escape all quotes and backslashes again, and so double the length of the key.
         let nested = (0..60).fold("a".to_owned(), |key, _| format!("{{? {key} : 1}}"));
         assert!(read(&nested).is_err());
         let digits = "123456789012345678901234567890";

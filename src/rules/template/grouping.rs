@@ -12,8 +12,8 @@ use crate::text::printable::{count, is_unsafe};
 
 /// The maximum number of paths in the evidence of one finding.
 const MAX_PATHS: usize = 5;
-/// For each id, the maximum number of subjects (such as tags) that get a finding of their own. An AMI has
-/// room for 50 tags.
+/// The maximum number of findings with the same id, one for each subject (such as a tag). All other subjects
+/// share one more finding. The maximum is higher than 50, the number of tags that an AMI can have.
 const MAX_SUBJECTS: usize = 60;
 /// The maximum number of characters of a text in a message, or of a name in a path.
 const MAX_SHOWN: usize = 200;

@@ -1,9 +1,11 @@
-//! Limits of EC2 and Image Builder for the name and the tags of an AMI. A build may fail on them only at its
-//! very end. Pure.
+//! Limits of EC2 and Image Builder for the name and the tags of an AMI. A build that exceeds a limit may run
+//! to its very end before it fails. Pure.
 //!
-//! A name or tag that EC2's reference clearly refuses is an ERROR. Otherwise, the finding is a WARNING: only
-//! Image Builder's model refuses the name or tag, two pages of AWS contradict each other, or we have
-//! estimated how many tags AWS adds.
+//! A name or tag that EC2's reference clearly refuses is an ERROR. In these cases, the finding is a WARNING:
+//!
+//! - the pages of AWS contradict each other, or leave a doubt
+//! - only the model of Image Builder's API refuses the name or tag
+//! - the tags are too many only with those that AWS and the stack add; we have estimated how many these are
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,8 +48,8 @@ const MAX_REFUSED: usize = 10;
 /// The maximum number of characters of a key in a message.
 const MAX_SHOWN: usize = 40;
 
-/// Finds the limits that the AMI of this template would exceed. A limit is reported once, not for
-/// each region.
+/// Finds the limits that the AMI of this template would exceed. If several regions have the same finding, it
+/// is reported once.
 pub fn check(template: &Value) -> Vec<Finding> {
     let mut limits = Limits::default();
     for (resource, configuration) in select_resources(template, DISTRIBUTION) {
@@ -102,8 +104,8 @@ impl Source {
 /// The part of the AMI that a limit is about.
 #[derive(Clone, Copy)]
 enum Part {
-    /// The name comes from `Image.Name` or from the image id, which pcluster's own parser restricts to
-    /// letters, digits and dashes.
+    /// The name comes from `Image.Name`. If `Image.Name` is not set, the name comes from the image id, in
+    /// which pcluster's own parser accepts only letters, digits and dashes.
     Name,
     Tags,
 }
@@ -260,7 +262,8 @@ fn is_of_ami_name(letter: char) -> bool {
 
 /// What Image Builder's API does not allow in a name, by the name's length and this pattern:
 /// `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$`. `own` is the name without the placeholder of the
-/// build date. If `is_known`, the caller has checked that EC2 allows all characters of `own`.
+/// build date. `is_known` means that `own` contains no other placeholder. In that case, the caller has
+/// checked that EC2 allows all characters of `own`, so `own` contains no `:`, `{` or `}`.
 fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {

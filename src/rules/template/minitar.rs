@@ -2,8 +2,9 @@
 //!
 //! The rule reads the component in the template. pcluster takes the component from one of its installed
 //! files, so the rule accepts a file that was corrected by hand. Releases other than 3.8.0 to 3.9.3 are not
-//! affected: 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar 1.0; 3.10 installs the Berkshelf
-//! that is part of its Cinc (`--local`), 3.11 installs minitar 0.9 first, and 3.14 has no Berkshelf.
+//! affected: 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar 1.0; 3.10 to 3.13 install the
+//! Berkshelf that is part of their Cinc (`--local`), 3.11 to 3.13 install minitar 0.9 before Berkshelf, and
+//! 3.14 and later do not install Berkshelf.
 
 use serde_json::{Value, json};
 
@@ -81,7 +82,7 @@ fn installs_berkshelf(line: &str) -> bool {
         && words.any(|word| word == "berkshelf" || word.starts_with("berkshelf:"))
 }
 
-/// Whether the configuration names a cookbook, an installer or a version of Cinc.
+/// Whether the configuration names a cookbook, a Cinc installer or a Cinc version.
 fn is_replaced(template: &Value) -> bool {
     let is_default = |default: &Value| default.is_null() || default == "";
     REPLACING.iter().any(|name| !is_default(&template["Parameters"][name]["Default"]))

@@ -8,7 +8,7 @@
 //! - `known_issues`: known upstream issues that the template shows
 //! - `component`: the component of pcluster; `minitar`: a gem that the component installs
 //! - `recipe`: components of another region, and the size of the root volume
-//! - `sharing`: an AMI that cannot be shared, because of its encryption key
+//! - `sharing`: an encrypted AMI that is shared in a way that EC2 refuses
 
 pub mod asked;
 pub mod cloudformation;

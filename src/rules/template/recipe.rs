@@ -94,7 +94,7 @@ pub(super) fn flatten_text(value: &Value) -> String {
 }
 
 /// Finds a root volume that is smaller than what pcluster reserves on top of the parent image. The volume has
-/// to hold both.
+/// to hold the parent image too.
 fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding> {
     let reserved = reserved_size(release)?;
     let volumes = properties["BlockDeviceMappings"].as_array()?.iter().enumerate();
@@ -111,8 +111,9 @@ fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding>
             "increase Image.RootVolume.Size, or remove it so that pcluster chooses the size".into(),
         )),
         references: vec!["https://github.com/aws/aws-parallelcluster/issues/6478".into()],
-        // Only an INFO, because pcluster can reserve more than a build needs. For 3.11.0, it reserves
-        // 32 GiB on top of the parent, but in upstream's issue, a volume of 32 GiB was enough for both.
+        // Only an INFO, because pcluster can reserve more than a build needs. pcluster 3.11.0 reserves 32 GiB
+        // on top of the parent image. In upstream's issue 6478, a volume of 32 GiB was enough for the parent
+        // image and everything that pcluster 3.11.0 installed.
         ..Finding::new("root-volume-small", Level::Info, Kind::ImageLimit, message)
     })
 }

@@ -61,7 +61,8 @@ fn judge(key: &Key, sharing: &Sharing) -> Option<(Level, &'static str)> {
 }
 
 enum Key {
-    /// AWS's own key, named by its alias. The field is the account that owns the key, if the name is an ARN.
+    /// AWS's own key, named by its alias. AWS has created such a key in each account; the field is the key's
+    /// account if the alias is in an ARN.
     Aws(Option<String>),
     /// No key is named.
     Default,

@@ -34,8 +34,8 @@ fn a_deletion_takes_what_it_may_and_nothing_else() {
         region["images"].as_object_mut().unwrap().remove(world.ami(label)).unwrap();
         let snapshots = planted["snapshots"].to_string();
         remove(&mut region["snapshots"], &|id| snapshots.contains(id));
-        // Nothing proves which directory and which logs belong to the build in another bucket, so they
-        // are kept.
+        // The directory of `orphan-custom-bucket` is in a bucket that this call does not search, and there is
+        // no stack of this build. So nothing proves the image id, and the directory and the log group stay.
         if label != "orphan-custom-bucket" && planted["directory"].is_string() {
             let group = planted["logGroup"].as_str().unwrap_or("none");
             remove(&mut region["logGroups"], &|name| name == group);
@@ -113,8 +113,8 @@ fn directory_with_thousands_of_objects_is_deleted_in_one_run() {
     assert!(!world.state()["objects"].to_string().contains(directory), "{ran}");
 }
 
-/// An AMI that was copied to another region and tagged by hand. Only a listing of that region shows that the
-/// copy uses the S3 directory.
+/// The AMI has a copy in another region, and somebody has tagged the copy by hand. The tags of the copy name
+/// the S3 directory of the build. Only a listing of the other region shows these tags.
 #[test]
 fn a_directory_that_an_ami_of_another_region_has_stays() {
     let world = World::plant();

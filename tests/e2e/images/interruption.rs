@@ -27,8 +27,8 @@ fn deletion_that_is_interrupted_at_any_step_is_finished_by_the_same_command() {
     let labels = ["orphan-deleted-stack", "orphan-live-stack", "orphan-s3-only", "neighbour-orphan"];
     for (step, label) in labels.into_iter().enumerate() {
         for option in ["--kill-before", "--kill-after"] {
-            // Both options use the same AMI. Only a kill before the first call leaves this AMI for the
-            // second option.
+            // `--kill-after` needs the same AMI as `--kill-before`. From step 1 on, `--kill-before` is left
+            // out, because it kills the shim only after the shim has deregistered this AMI.
             if option == "--kill-before" && step > 0 {
                 continue;
             }

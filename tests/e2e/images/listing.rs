@@ -1,4 +1,5 @@
-//! What a listing and the head of a plan contain: classes, names, the account. Also tests `preflight stack`.
+//! What a listing contains, for example the class of each AMI. Also tests `preflight stack`, and the name of
+//! the account in the first line of a plan.
 
 use std::fs;
 

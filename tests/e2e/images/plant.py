@@ -400,7 +400,8 @@ def plant(endpoint, many):
                         "expected": None, "imageTags": {}, "launchPermission": None}
     world["copy"] = plant_copy(account, world["orphan-deleted-stack"])
     plant_uses(account, world)
-    # The second twin is planted only when the first twin has its AMI.
+    # The build twin-2 has the same image id as the build twin-1. Because of this pause, S3 gives the files of
+    # twin-2 a later time than the AMI of twin-1 has.
     time.sleep(PAUSE)
 
     for build in builds:

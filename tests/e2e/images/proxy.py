@@ -216,7 +216,8 @@ def handler_of(rules):
             answer = connection.getresponse()
             content = answer.read()
             connection.close()
-            # The answer to a HEAD keeps its Content-Length, because that is not the length of the empty body.
+            # `send` computes Content-Length from the body. The answer to a HEAD has no body, so the
+            # Content-Length of the server is passed on.
             dropped = HOP_BY_HOP if self.command != "HEAD" else HOP_BY_HOP[:3]
             return answer.status, [pair for pair in answer.getheaders() if pair[0].lower() not in dropped], content
 

@@ -1,7 +1,7 @@
-//! Every kind of launcher, first with good and then with broken packages. Each launcher is written by the
-//! tool that its test is named after, or by hand as people write it. The shim reports the Python that runs.
-//! It stops calls with broken packages, but never a call with good packages, and notices what changes after
-//! the first check.
+//! Every kind of launcher, first with good and then with broken packages. In a test that is named after a
+//! tool, the tool writes the launcher, or the test writes what the tool would write. Some other tests write
+//! a script like those that people write. The shim reports the Python that runs. It stops calls with broken
+//! packages, but never a call with good packages, and notices what changes after the first check.
 
 mod place;
 
@@ -309,7 +309,8 @@ fn conda_in_a_path_with_a_space() {
 }
 
 /// Each package has its own prefix, and PYTHONPATH is set by an environment module (`module load`). The
-/// launcher's first line is a `#!` line for sbang. Its second line is its own `#!` line.
+/// launcher's first line starts the program sbang. sbang then runs the command in the launcher's second line,
+/// which is the `#!` line that pip wrote.
 #[test]
 fn spack() {
     row(
@@ -393,8 +394,8 @@ fn require(checkout: &Path, cdk: &str) {
     write(&checkout.join("setup.py"), setup);
 }
 
-/// Runs `setup.py develop` with setuptools 69. The row calls this function once for the good packages, and
-/// once for the broken packages, which need another requirement.
+/// Runs `setup.py develop` with setuptools 69, in a venv with `packages`. setup.py requires a CDK version in
+/// the range `cdk`. An empty `cdk` allows every version.
 fn develop(place: &Place, packages: Packages, cdk: &str) {
     let venv = Venv(place.path("venv"));
     link_packages(packages, &venv.site());

@@ -1,5 +1,5 @@
-//! A sandbox with one launcher, written by the tool that the row is about. The tests compare what the
-//! launcher really runs with what the shim reports, and with what the shim does with a call.
+//! A sandbox with one launcher, for one row of the launcher table. The tests compare three things: what the
+//! launcher really runs, what the shim reports, and what the shim does with a call.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,12 +11,12 @@ use serde_json::Value;
 use crate::environments::{BROKEN, Environment, GOOD, RealSandbox};
 use crate::support::run::{Call, Run};
 
-/// The package that loses the tags.
+/// The package whose version decides whether the AMI gets its tags.
 const IMAGEBUILDER: &str = "aws-cdk-aws-imagebuilder";
 
 /// Records which Python imports pcluster's entry point, and with which CDK. Then ends that Python, because
-/// the rest of the run would take two seconds and does not depend on the launcher. A Python of the shim's own
-/// checks is not ended.
+/// the rest of the run would take two seconds and does not depend on the launcher. A Python that runs a
+/// script of the shim, as in a check, is neither recorded nor ended.
 const SPY: &str = r#"import os
 import sys
 
@@ -284,8 +284,8 @@ impl Venv {
     }
 }
 
-/// Makes a prefix with its own Python and packages, as conda and operating systems have it. The executable is
-/// copied, and the library is linked.
+/// Makes a prefix like that of conda or of an operating system, with its own Python and its own, empty
+/// `site-packages`. The executable is copied, and the library is linked.
 pub(crate) fn prefix_of(python: &Path, library: &Path, at: &Path) -> Venv {
     let version = library.file_name().unwrap();
     let (bin, own) = (at.join("bin"), at.join("lib").join(version));
@@ -348,7 +348,7 @@ pub(crate) fn spy_in(site: &Path) {
     write(&site.join("table_spy.pth"), "import table_spy\n");
 }
 
-/// Links the requirements and pcluster itself, for a row that installs nothing.
+/// Links the requirements of pcluster, and pcluster itself, for a test that runs no installer.
 pub(crate) fn link_all(packages: Packages, site: &Path) {
     link_packages(packages, site);
     for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
