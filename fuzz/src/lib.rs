@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 
 use pcluster_shim::text::printable::escape;
 
-/// The length in bytes to which each input is repeated, from FUZZ_REPEAT. If the time of a parser grows with
+/// The length in bytes to which each input is repeated, from `FUZZ_REPEAT`. If the time of a parser grows with
 /// the square of the length, the short inputs that libFuzzer prefers do not show that.
 static REPEATED: LazyLock<Option<usize>> = LazyLock::new(|| std::env::var("FUZZ_REPEAT").ok()?.parse().ok());
 
-/// The bytes that a target reads: the input, repeated if FUZZ_REPEAT is set.
+/// The bytes that a target reads: the input, repeated if `FUZZ_REPEAT` is set.
 #[must_use]
 pub fn input(bytes: &[u8]) -> Cow<'_, [u8]> {
     match *REPEATED {

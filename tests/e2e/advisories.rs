@@ -1,6 +1,6 @@
 //! For every advisory about a package that keeps pcluster from starting: a real environment that the advisory
 //! blocks, and a similar environment that it does not block. These tests use only a few releases of pcluster;
-//! tests/startup_table.rs compares the advisories with what was measured on all releases. Releases that
+//! `tests/startup_table.rs` compares the advisories with what was measured on all releases. Releases that
 //! cannot be installed without constraints are tested in `constrained`, the broken CDK in `blocked`, runtimes
 //! and known issues in `releases`.
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::environments::{BROKEN, Environment, GOOD, RENUMBERED, RealSandbox};
 use crate::support::machine::on_this_machine;
 
-/// Reads a JUnit file, and prints for each test case its class, its name, and the kinds and texts of
+/// Reads a `JUnit` file, and prints for each test case its class, its name, and the kinds and texts of
 /// its results.
 const READER: &str = "\
 import json, sys

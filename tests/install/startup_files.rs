@@ -144,7 +144,7 @@ fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
     fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
     let run = home.installs_in("dash", ["--binary", &home.built]).run();
     run.exits(0).stdout_matches("install-only-bashrc.txt").stderr_matches("install-only-bashrc-warnings.txt");
-    // If `~/.profile` has the line that the warning shows, install.sh prints no warning.
+    // With the line that the warning shows, a login shell finds the shim, and the next run prints no warning.
     let line = run.stderr().lines().last().unwrap().trim_start_matches("install.sh: ").to_owned();
     home.sandbox.write("home/.profile", line);
     let run = home.call("bash", ["-l", "-c", "command -v pcluster"]).run();
