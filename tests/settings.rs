@@ -171,7 +171,7 @@ fn mode_off_works_whatever_is_at_fault() {
     let sandbox = Sandbox::new();
     sandbox.environment().is_broken();
     sandbox.write(CONFIG, b"\xff: [");
-    sandbox.write("cache/pcluster-shim", "");
+    sandbox.write("state/pcluster-shim", "");
     let call = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "off").var("PCLUSTER_SHIM_TIMEOUT", "x");
     let call = call.var("HOME", "/nonexistent").var("TMPDIR", "/nonexistent");
     call.run().exits(0).prints(REAL_OUTPUT).is_silent();

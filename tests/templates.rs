@@ -116,7 +116,7 @@ fn it_needs_no_pcluster_and_starts_nothing() {
     sandbox.write("work/template", GOOD);
     let run = sandbox.pcluster(["preflight", "template", "template"]).path(&[sandbox.path("shim")]).run();
     run.exits(0).is_silent();
-    assert_eq!(sandbox.tree("cache"), "");
+    assert_eq!(sandbox.tree("state"), "");
 }
 
 /// A megabyte of faults gives a page of findings: one for each cause, with a count and the first places.
