@@ -191,8 +191,8 @@ export PATH
 unset _pcluster_shim_path
 case $- in
     *i*)
-        # Activating an environment puts its directory first on PATH, but a function comes before PATH. The
-        # shim then runs the first pcluster on PATH. A `pcluster` that you have defined yourself stays.
+        # An activated environment is on PATH ahead of the shim. The function `pcluster` starts the shim even
+        # then, and the shim runs the environment's pcluster. A `pcluster` that you have defined yourself stays.
         case $(command -v pcluster) in
             pcluster | alias*) ;;
 EOF
@@ -235,8 +235,8 @@ for entry in $PATH
 end
 set -gx PATH $directory $others
 if status is-interactive
-    # Activating an environment puts its directory first on PATH, but a function comes before PATH. The
-    # shim then runs the first pcluster on PATH. A `pcluster` that you have defined yourself stays.
+    # An activated environment is on PATH ahead of the shim. The function `pcluster` starts the shim even
+    # then, and the shim runs the environment's pcluster. A `pcluster` that you have defined yourself stays.
     if not functions -q pcluster
         function pcluster
 EOF
@@ -373,7 +373,8 @@ remove_line() {
 
 # --- install ----------------------------------------------------------------------
 
-# missing_parents: lists the missing directories above the prefix, the lowest first. --uninstall removes them again.
+# missing_parents: lists the missing directories above the prefix, the lowest first. add_shim creates these
+# directories, and --uninstall removes them.
 missing_parents() {
     directory=$(dirname "$prefix")
     while ! [ -d "$directory" ]; do

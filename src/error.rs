@@ -24,7 +24,7 @@ pub enum Error {
     /// A directory that was given with `--root` and cannot be searched.
     #[error("--root {directory}: {why}")]
     BadRoot { directory: PathBuf, why: String },
-    /// Every `pcluster` on PATH only starts this shim again.
+    /// Every `pcluster` that was found only starts this shim again.
     #[error("no real pcluster was found, only programs that start this shim again: {}", join(tried))]
     Loop { tried: Vec<PathBuf> },
     /// `path` cannot be the real pcluster; `by` is the option or setting that contains the path.

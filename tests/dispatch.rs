@@ -281,7 +281,7 @@ fn trap_09_the_path_is_handed_on_as_found() {
     }
 }
 
-/// A damaged config or state directory affects no command of pcluster except build-image.
+/// Invalid settings, and a damaged config or state directory, affect no command of pcluster except build-image.
 #[test]
 fn no_damaged_file_of_the_shim_reaches_another_command() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! The advisories, compared with what was measured: which versions of which packages keep which release of
-//! pcluster from starting. CONTRIBUTING.md says how a row is measured.
+//! The advisories, compared with a table of measurements: which versions of which packages keep which release
+//! of pcluster from starting. CONTRIBUTING.md says how a row of the table is measured.
 
 use std::collections::BTreeMap;
 

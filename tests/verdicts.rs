@@ -115,7 +115,7 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     run.holds(run.stderr().lines().nth(2).unwrap().contains("hint: "), "in the third line");
 }
 
-/// No configuration can make such a pcluster start, so a minimal configuration is not tried.
+/// If a pcluster does not start, no configuration can make it start, so a minimal configuration is not tried.
 #[test]
 fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
     let sandbox = Sandbox::new();

@@ -25,8 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     }
     // `refuse_paths_outside` follows links, so it can accept a path that does not begin with a root. If no
-    // root exists, and no directory above a root except `/`, then no link leads below a root. In this case,
-    // every accepted path has to begin with a root.
+    // root exists, and no directory above a root exists except `/`, only a link to `/` can lead below a root.
+    // No input is expected to name a link to `/`, so every accepted path then has to begin with a root.
     let roots = journal.roots();
     let is_real =
         roots.iter().any(|root| root.ancestors().any(|above| above != Path::new("/") && above.exists()));
@@ -52,7 +52,8 @@ fuzz_target!(|bytes: &[u8]| {
         // file exists here, or an error, because the path of a token file cannot be opened.
         assert_eq!(journal.is_bound() == Ok(true), journal.token.is_none());
     }
-    // Every path is below `/`, so with `/` as a root some of the paths could exist.
+    // If no root exists, no file below a root exists, so no file can be changed or foreign. A root `/` is
+    // excluded here, because `is_real` ignores `/`.
     if !is_real && roots.iter().all(|root| root != Path::new("/")) {
         assert!(journal.find_changed_files().is_empty() && journal.find_foreign_files().is_empty());
     }

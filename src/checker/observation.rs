@@ -1,4 +1,4 @@
-//! What the target does: its Node.js, the start of its pcluster, and the template that it builds.
+//! Observes the target: which Node.js it uses, whether pcluster starts, and which template pcluster builds.
 
 use std::env;
 use std::path::Path;

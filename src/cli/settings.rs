@@ -277,7 +277,7 @@ fn read_file() -> Result<ConfigFile, Error> {
         Err(error) => return Err(trust::unreadable(&path, &error)),
     };
     let mut file = parse_file(&text).map_err(|error| bad(&error))?;
-    // A relative path in the file is relative to the file's directory.
+    // A relative path in the list `advisories` is relative to the directory of the config file.
     let base = path.parent().map(PathBuf::from).unwrap_or_default();
     for advisories in file.advisories.iter_mut().flatten() {
         *advisories = base.join(&advisories);

@@ -37,8 +37,8 @@ pub fn is_read_once(path: &Path) -> bool {
     )
 }
 
-/// Whether a path leads to /proc or /dev (except /dev/shm), directly or through links. A regular file that is
-/// reached in this way may be a file descriptor. The links are followed one by one, because `canonicalize`
+/// Whether a path leads to /proc or /dev (except /dev/shm), directly or through links. Such a path may mean
+/// an open file of the process that uses the path. The links are followed one by one, because `canonicalize`
 /// would resolve `/dev/stdin` to the file behind it.
 fn leads_to_descriptor(path: &Path) -> bool {
     let mut path = path.to_owned();

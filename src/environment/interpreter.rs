@@ -61,7 +61,7 @@ pub struct InterpreterAnswer {
     #[serde(default)]
     unset: Vec<String>,
     /// The directory in which a launcher runs pcluster. The next two fields are the arguments and the user.
-    /// All three are missing from the answer of a console script's interpreter.
+    /// These three and `running` are missing from the answer of a console script's interpreter.
     #[serde(default)]
     directory: Option<String>,
     #[serde(default)]

@@ -43,8 +43,8 @@ pub struct Real {
     pub path: PathBuf,
     pub found_by: FoundBy,
     /// The variable that [`LoopGuard`] needs to recognise a program that execs `pcluster` again. A console
-    /// script of aws-parallelcluster never does that: for such a script, the variable is removed if it is
-    /// set, and otherwise this field is `None`.
+    /// script of aws-parallelcluster never does that, so it gets no such variable: this field then removes
+    /// the variable from the environment, or is `None` if the variable is not set.
     guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 

@@ -1,5 +1,5 @@
-//! Which pcluster will run and what it consists of: the launcher, its interpreter, packages, Node.js
-//! and template.
+//! Which pcluster will run, with its launcher, its interpreter and its packages. Also the Node.js that CDK
+//! will run, and the template that this pcluster would submit.
 //!
 //! - `console_script_text`: the texts of console scripts
 //! - `discover`: every real pcluster that this user can reach

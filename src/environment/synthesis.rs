@@ -177,7 +177,7 @@ fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let region_is_set = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(is_set);
     if matches!(call, Some(Call::Minimal(_))) && !region_is_set {
-        // The region does not matter, because AWS is not asked.
+        // pcluster needs a region. Any region will do, because AWS is not asked.
         variables.push(set("AWS_DEFAULT_REGION", "us-east-1"));
     }
     Ok(variables)

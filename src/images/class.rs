@@ -83,8 +83,7 @@ impl<'a> Known<'a> {
         self.ami.tags.get(IMAGE_ID).map(String::as_str).or(found)
     }
 
-    /// The bucket and the directory that the AMI's tags name, or that the AMI's build is known
-    /// to have created.
+    /// The bucket and the directory that the AMI's tags name, or that the AMI's build is known to have used.
     pub fn directory(&self) -> Option<(&str, &str)> {
         if self.is_tagged() {
             let tag = |name: &str| self.ami.tags.get(&format!("{PREFIX}{name}")).map(String::as_str);
@@ -136,9 +135,9 @@ pub fn live_stacks<'a>(inventory: &'a Inventory, arn: &'a BuildArn) -> impl Iter
 pub type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
 
 /// For each S3 directory, the id of the AMI that owns the directory: an orphan in the region of its build.
-/// There is no owner if another AMI in that region has the same directory, or if an AMI in any region names
-/// the directory in its tags and pcluster's commands find this AMI. An AMI that was copied to another region
-/// is never an owner: the original AMI has the same directory, even if the inventory lacks the original AMI.
+/// There is no owner if several AMIs have the directory. Here, an AMI counts if it is in the region of its
+/// build, or if pcluster's commands find it. An AMI that was copied to another region is never an owner: the
+/// original AMI has the same directory, even if the inventory lacks the original AMI.
 pub fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
     let mut owners = Owners::new();
     for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {

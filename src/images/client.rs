@@ -26,7 +26,8 @@ const CLIENT_PY: [(&str, &str); 6] = [
     ("client_apply.py", include_str!("client_apply.py")),
 ];
 
-/// Reading thousands of AMIs is allowed to take this many times as long as a child of a check.
+/// A request that is not part of a check gets this many times [`Client::timeout`], because client.py may have
+/// to read thousands of AMIs.
 const MAX_TIMEOUTS: u32 = 10;
 
 /// A connection to AWS through the target's boto3.

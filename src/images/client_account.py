@@ -38,7 +38,8 @@ def shorten(text, limit):
 
 
 # The exceptions of botocore are listed by name, because not every release of botocore has all these classes.
-# An exception gets the code under which the name of its class, or of an ancestor of its class, is listed.
+# Each entry is one of the shim's codes with a list of names. An exception gets the code if the name of its
+# class, or of an ancestor of its class, is in the list.
 BOTOCORE_CODES = {
     "credentials": (
         "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",

@@ -20,7 +20,7 @@ from client_inventory import IMAGE_ID, find_uses
 
 BUCKET = "parallelcluster:s3_bucket"
 KEEP = "pcluster-preflight:keep"
-# The codes of EC2 and of a tag policy for a tag that they do not accept.
+# The codes with which EC2 refuses a tag, for a reason of its own or because of a tag policy.
 REFUSED_TAG = ("InvalidParameterValue", "InvalidParameter", "InvalidTagKey.Malformed", "TagPolicyViolation")
 # Without the answers to these calls we cannot know whether an AMI is in use.
 USES = ("ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "autoscaling:DescribeLaunchConfigurations")

@@ -198,9 +198,9 @@ impl Examined<'_> {
             .collect()
     }
 
-    /// The address of the AMI's directory in a bucket that could not be read completely. The tags of the
-    /// stack or the listed directories can give the name of the directory. If they do not, the address has a
-    /// pattern instead of the name, because the name ends with random characters.
+    /// The address of the AMI's directory in a bucket that could not be read completely. The name of the
+    /// directory comes from the stack's tags, or else from the directories that were listed. If the name
+    /// is in neither, the address has a pattern instead, because the name ends with random characters.
     fn guess_place(&self, bucket: &str, arn: &BuildArn) -> String {
         let stack = self.known.origin.as_ref().and_then(|origin| origin.stack);
         let tag = |name: &str| stack?.tags.as_ref()?.get(&format!("{PREFIX}{name}")).map(String::as_str);

@@ -120,8 +120,8 @@ fn source_name(source: Source) -> &'static str {
     }
 }
 
-/// `word`, the id of the AMI, and its image id. If the original spelling of the image id is not known, it is
-/// in lower case. If the image id is not known at all, the name of the AMI appears instead.
+/// `word`, the id of the AMI, and its image id. The image id is in lower case if its original spelling is not
+/// known. If the image id is not known at all, the name of the AMI appears instead.
 pub fn headline(word: &str, image: &Image) -> String {
     let name =
         image.image_id.as_ref().unwrap_or(if image.slug.is_empty() { &image.name } else { &image.slug });

@@ -247,7 +247,7 @@ mod tests {
     use crate::images::selection::Selection;
     use crate::text::printable::{escape, fold};
 
-    /// A listing that contains `text` as if AWS had sent it: in an AMI, a region and an interrupted deletion.
+    /// A listing with `text` in place of the names, ids, regions and messages that AWS sends.
     fn listing(text: &str) -> Listing {
         let orphan =
             Ami { region: text.into(), name: text.into(), ..ami(text, &arn("x", "3.1.3", ACCOUNT), DONE) };

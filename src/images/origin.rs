@@ -135,8 +135,8 @@ impl<'a> Origin<'a> {
         let expected = tag("s3_bucket").zip(tag("s3_image_dir"));
         let is_expected = |directory: &Directory| match expected {
             Some((bucket, place)) => *bucket == directory.bucket && *place == directory.directory,
-            // No stack of this build names a directory. A bucket does not count if it was found only in the
-            // tags of other stacks: the tags of those stacks can name any bucket.
+            // Here, no stack of this build names a directory. A directory is left out if its bucket is known
+            // only from the tags of other stacks, because those tags can name any bucket.
             None => directory.bucket_from != BucketFrom::Stack,
         };
         let candidates = inventory

@@ -96,8 +96,8 @@ impl Examined<'_> {
         Refusal { command: Some(command), ..Refusal::new(kind, reason) }
     }
 
-    /// The image id from the name of the AMI, `ParallelClusterImage-ID DATE`. If the name has another form or
-    /// contains another id, the image id from the ARN of the build, which is in lower case.
+    /// Reads the image id from the name of the AMI, `ParallelClusterImage-ID DATE`. If the name has another
+    /// form or contains another id, the result is the image id in lower case, as in the ARN of the build.
     fn guess_id(&self) -> &str {
         let Known { ami, .. } = self.known;
         let named = ami.name.strip_prefix("ParallelClusterImage-").and_then(|rest| rest.split(' ').next());

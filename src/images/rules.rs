@@ -318,8 +318,7 @@ mod tests {
                 let seen = inventory.directories.iter().filter(|seen| seen.directory == *directory);
                 let templates: Vec<&str> = seen.filter_map(|seen| seen.template.as_deref()).collect();
                 let id = format!("\"{IMAGE_ID}\":\"{}\"", image.tags[IMAGE_ID]);
-                // The tags name either a new directory (only for an AMI that the user has named), or a
-                // directory whose own template has this image id.
+                // The tags name a new directory, or a directory whose own template has this image id.
                 prop_assert!(templates.is_empty() || templates.iter().any(|text| text.contains(&id)));
             }
             let count = written.len();

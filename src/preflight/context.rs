@@ -88,8 +88,8 @@ pub fn name_shortly(text: &str) -> String {
     rename(text, "pcluster-preflight")
 }
 
-/// If the program was called as `pcluster-preflight`, replaces `pcluster preflight` with `name`: if a wheel
-/// has installed only `pcluster-preflight`, then `pcluster` is the real pcluster, which has no `preflight`.
+/// If the program was called as `pcluster-preflight`, replaces `pcluster preflight` with `name`. A wheel may
+/// have installed only `pcluster-preflight`; `pcluster` is then the real pcluster, which has no `preflight`.
 /// Paths are not changed.
 fn rename(text: &str, name: &str) -> String {
     const COMMAND: &str = "pcluster preflight";
@@ -130,7 +130,7 @@ pub fn choose_paint(common: &Common) -> Paint {
     Paint { is_colored, width: width_of_stdout() }
 }
 
-/// Builds the request to check one pcluster from the settings and arguments, and calls `then` with it.
+/// Reads the settings, builds the request to check one pcluster, and calls `then` with that request.
 pub fn with_request<T>(
     check: &CheckArgs,
     common: &Common,

@@ -72,7 +72,8 @@ fn generate(shell: aot::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The ids that a completion offers. A command also accepts the ids in other advisory files.
+/// The ids that are built into the shim. A completion offers only these ids. The commands also accept the ids
+/// in the advisory files that config.yaml names.
 struct KnownIds {
     of_advisories: Vec<&'static str>,
     of_fix: Vec<&'static str>,

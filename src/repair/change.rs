@@ -101,8 +101,7 @@ fn describe_edit(edit: &Edit) -> String {
 }
 
 /// Summarizes changes in rows of name, versions and reason. Each edited line has a row, and so has each
-/// package whose version changes. CDK packages share a row if they all have the same old version, and all get
-/// the same new version.
+/// package whose version changes. CDK packages with the same old and the same new version share a row.
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
     for change in changes {

@@ -224,10 +224,12 @@ impl Places<'_> {
 
     /// Whether a file in the staged RECORD belongs in the prefix. pip lists the script `x` as `../../bin/x`,
     /// but uv lists it as `bin/x`, and a file of a package called `bin` would have that path too. So if uv
-    /// wrote the RECORD, the old distribution decides. If the old distribution had a `bin` in the prefix, the
-    /// file belongs in the prefix. If it had a `bin` only in the package directory, the file belongs in the
-    /// package directory. If it had no `bin`, or if there is no old distribution, the file belongs in the
-    /// prefix only if `USUAL` contains `bin` and the new distribution has no package called `bin`.
+    /// wrote the RECORD, we look for the first directory of the path in the old distribution. If the old
+    /// distribution has this directory in the prefix, the file belongs in the prefix. If the old distribution
+    /// has this directory only in the package directory, the file belongs in the package directory. If the
+    /// old distribution has this directory in neither place, or if there is no old distribution, the file
+    /// belongs in the prefix only if `USUAL` contains this directory and the new distribution has no package
+    /// of that name.
     fn is_of_prefix(&self, name: &str) -> bool {
         const USUAL: [&str; 4] = ["bin", "etc", "include", "share"];
         if name.starts_with("../") || !self.staged_by_uv {

@@ -1,13 +1,14 @@
 //! Advice on what to do next, shared by several steps of a repair.
 
-/// Advice if a directory cannot be written and the environment is unchanged.
+/// Advice if writing to the disk failed, usually because the disk is full. The environment is unchanged.
 pub const UNCHANGED_FREE_SPACE: &str =
     "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
-/// Advice if a directory cannot be written. It follows a sentence about the state of the environment.
+/// Advice if writing to the disk failed, usually because the disk is full. A sentence about the state of the
+/// environment precedes this advice.
 pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
-/// Advice if the state directory cannot be written.
+/// Advice if the state directory cannot be used, for example because it is not writable.
 pub const SET_STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a writable directory.";
 
 /// Advice if the environment itself cannot be changed. `command` is `fix` with the ids of findings.

@@ -17,31 +17,31 @@ use crate::system::files;
 /// `require-hashes` or `require-virtualenv`. If an installation would break such a rule, pip names the rule
 /// and installs nothing.
 pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
-    // With this, pip resolves, reports success, and installs nothing.
+    // If the user sets this, pip resolves, reports success, and installs nothing.
     ("PIP_DRY_RUN", Some("0")),
-    // With these, pip installs only some of the packages.
+    // If the user sets one of these, pip installs only some of the packages.
     ("PIP_NO_DEPS", Some("0")),
     ("PIP_ONLY_DEPS", Some("0")),
-    // With these, pip installs more than the repair asks for.
+    // If the user sets one of these, pip installs more than the repair asks for.
     ("PIP_REQUIREMENT", None),
     ("PIP_REQUIREMENTS_FROM_SCRIPT", None),
     ("PIP_EDITABLE", None),
     ("PIP_GROUP", None),
-    // With these, pip installs into another place, or fails because it does not allow them together
-    // with `--target`.
+    // If the user sets one of these, pip installs into another place, or fails because it does not allow the
+    // setting together with `--target`.
     ("PIP_ROOT", Some("/")),
     ("PIP_USER", Some("0")),
     ("PIP_PREFIX", None),
-    // With these, pip installs for another Python.
+    // If the user sets one of these, pip installs for another Python.
     ("PIP_PYTHON", None),
     ("PIP_PYTHON_VERSION", None),
     ("PIP_PLATFORM", None),
     ("PIP_ABI", None),
     ("PIP_IMPLEMENTATION", None),
-    // With this, pip would overwrite the user's report file.
+    // If the user sets this, pip overwrites the user's report file.
     ("PIP_REPORT", None),
-    // With this, `pip check` does not print unmet requirements, so that every requirement would seem to
-    // be met.
+    // If the user sets this, `pip check` does not print unmet requirements, so that every requirement seems
+    // to be met.
     ("PIP_QUIET", Some("0")),
 ];
 

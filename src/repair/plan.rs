@@ -50,10 +50,10 @@ pub struct Reason {
 /// What a repair has to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Goal {
-    /// The packages to move.
+    /// The moves that findings ask for.
     pub reasons: Vec<Reason>,
     pub edits: Vec<WantedEdit>,
-    /// Packages have to move, but no finding says which.
+    /// Whether a finding says that packages have to move, but not which packages.
     pub restores_release: bool,
 }
 
@@ -61,7 +61,8 @@ pub struct Goal {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedEdit {
     pub id: String,
-    /// Whether these edits have to be made: their finding blocks, or the user has named that finding.
+    /// Whether the repair fails if these edits cannot be made. It fails if their finding blocks the build, or
+    /// if the user has named their finding.
     pub is_required: bool,
 }
 
@@ -74,7 +75,7 @@ pub enum Refusal<'a> {
     Unrepairable(Vec<&'a Finding>),
     /// This bytecode file is damaged. It has to be removed; moving packages would not help.
     Bytecode(&'a str),
-    /// The goal moves no packages, and a finding that was not requested blocks.
+    /// The goal moves no packages, and the build is blocked by another finding, which the user has not named.
     OtherBlocks,
     /// The environment is not ready, and no finding says what to change.
     NotReady,

@@ -149,9 +149,10 @@ fn is_in_venv(directory: &Path) -> bool {
     directory.ancestors().any(|above| above.join("pyvenv.cfg").is_file())
 }
 
-/// Finds the Spack prefix that contains a distribution: the prefix of a Spack package, or that of a Spack
-/// view. Spack keeps the spec of a package in `.spack` in the package's prefix, and the specs of a view in
-/// `.spack/NAME` in the view's prefix. (`~/.spack` contains Spack's configuration, but no spec.)
+/// Finds the Spack prefix that contains a distribution: the prefix of a Spack package, or the prefix of a
+/// Spack view. A package's prefix has a spec file (`spec.json` or `spec.yaml`) in its directory `.spack`. A
+/// view's prefix has such a file in `.spack/NAME` for each of its packages. (`~/.spack` contains Spack's
+/// configuration, but no spec file.)
 fn find_spack_prefix(distribution: &Distribution) -> Option<PathBuf> {
     // The files of a view are links into the package's own prefix.
     let metadata = distribution.metadata.join("METADATA").canonicalize().ok();

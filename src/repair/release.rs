@@ -1,6 +1,6 @@
 //! Strategy `release`: moves packages to the versions that were available when the installed release of
-//! aws-parallelcluster came out, but only the packages that make the environment ready. This code names no
-//! packages except aws-parallelcluster and CDK.
+//! aws-parallelcluster came out. As few packages as possible are moved. This code names no packages except
+//! aws-parallelcluster and CDK.
 
 use std::fs;
 use std::path::{Path, PathBuf};

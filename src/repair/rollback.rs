@@ -96,8 +96,9 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
 
 /// Removes the files that the repair added and that have no old version, and returns the failures.
 ///
-/// The bytecode of every added file is removed, even if the file has an old version. Otherwise, Python would
-/// use the bytecode of the new file for the old file if both files have the same size and modification time.
+/// The bytecode of all new files is removed too, even if a new file replaced an old one. Otherwise, if both
+/// files have the same size and modification time, Python would use the bytecode of the new file for the
+/// restored old file.
 fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
     let old = old.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
     let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));

@@ -15,8 +15,8 @@ use crate::repair::source_edits::stage_edits;
 use crate::repair::transaction::OVERLAY_PREFIX;
 use crate::text::package_name::PCLUSTER;
 
-/// What uv and pip print if not all requirements can be met. Failures of the network are recognized before
-/// the output is searched for these texts.
+/// What uv and pip print if not all requirements can be met. pip also prints "No matching distribution" if it
+/// cannot reach the index, but the output is not searched for these texts then.
 pub const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
 
 /// The packages of a repair in a separate directory, which is removed when this value is dropped.

@@ -62,8 +62,8 @@ impl Transactions {
     /// files were changed.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
         let open = self.open_journal();
-        // A journal that we have no permission to read belongs to another user, whose repair may still be
-        // running. We leave the journal alone.
+        // A journal that we have no permission to read is no error: it belongs to another user, whose repair
+        // may still be running. We leave the journal alone.
         if let Some(journal) = read_journal(&open, &self.site, &[io::ErrorKind::PermissionDenied])? {
             return Ok(Some(journal));
         }
@@ -247,8 +247,8 @@ impl Transactions {
         disk::rename(&self.unchanged_journal(), &open).map_err(describe("cannot write", &open))
     }
 
-    /// Syncs an exchange to the disk. This comes before [`Self::close`], because the next call does not roll
-    /// back a closed transaction, even if a power failure has lost some of the new files.
+    /// Syncs an exchange to the disk. The caller does this before [`Self::close`], because a closed
+    /// transaction is not rolled back automatically, even if a power failure has lost some of the new files.
     pub fn sync(&self, plan: &FilePlan) -> Result<(), String> {
         disk::sync(&plan.paths(), &plan.prefixes()).map_err(describe("cannot write", &self.site))
     }

@@ -164,8 +164,8 @@ fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error>
     let unchanged =
         "Nothing was changed. To see what the repair replaced, run `pcluster preflight undo --list`.";
     let packages = read_installed(&target.interpreter.sys_path);
-    // If a package is gone from the repaired directories, another copy may be found elsewhere on `sys.path`.
-    // That copy does not count.
+    // If a package is gone from the repaired directories, Python may find the package elsewhere on
+    // `sys.path`. The undo would not change that other directory, so the version in it does not matter.
     let sites = journal.roots();
     let is_other = |change: &&Change| {
         packages.get(&change.package).is_some_and(|found| {

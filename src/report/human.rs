@@ -226,8 +226,8 @@ impl Paint {
 
 /// Renders the report for the guard's stderr, without the prefix `pcluster-shim:`. First come the findings of
 /// level ERROR: what is wrong, what it costs and what to do. Then come the checks that could not run. If
-/// there is no ERROR, each warning that the build will fail follows. If the report has nothing of this kind,
-/// the text is empty.
+/// there is no ERROR, the warnings with `fails_build` come last. If the report has none of these findings and
+/// checks, the text is empty.
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let level = if decision == Decision::Exec { "warning" } else { "error" };
     let mut lines = Vec::new();

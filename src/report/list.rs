@@ -6,7 +6,8 @@ use crate::report::human::Paint;
 use crate::report::{Report, Status, Verdict};
 use crate::text::printable::{count, escape_line, name_of};
 
-/// The minimum width of a reason, so a line with a long path can become wider than requested.
+/// The minimum width of the reason at the end of a line. If the path in the line is long, the line is wider
+/// than requested.
 const MIN_REASON: usize = 40;
 
 /// Renders a line for each report (verdict, versions of pcluster and Python, path, and the first reason in

@@ -128,15 +128,15 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes the directories that checks left behind when they were killed: this user's directories with the
-/// name of a [`Scratch`] that are empty, or whose lock file no process has locked.
+/// Removes the directories that checks left behind when they were killed. These directories belong to this
+/// user and are named like a [`Scratch`]. They are empty, or no process has locked their lock file.
 fn sweep_scratch(base: &Path) {
     for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
-        // `remove_dir` removes only an empty directory. Either a check was killed before it created the lock
-        // file, or a running check has just created the directory. The running check then creates another
-        // directory instead.
+        // `remove_dir` removes only an empty directory. If a directory is empty, either a check was killed
+        // before it created the lock file, or a running check has just created the directory and has not yet
+        // created the lock file. If the directory of a running check is removed, that check creates another.
         let _ = fs::remove_dir(entry.path());
         // This process holds the lock until the directory is removed. If a running check has just created the
         // directory, that check cannot lock the file, and creates another directory.

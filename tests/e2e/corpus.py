@@ -57,9 +57,9 @@ def build_batch(launcher, directory, files):
     from jsii._runtime import kernel
 
     process = kernel.provider._process._process
-    # jsii has a thread that writes Node's output to sys.stdout and sys.stderr, without flushing them. If they
-    # were the original streams, each fork would inherit the unflushed output, and write it to the fork's own
-    # files. run() gives the original streams to the forks.
+    # jsii has a thread that writes Node's output to sys.stdout and sys.stderr, without flushing them. If
+    # sys.stdout and sys.stderr were still the original streams here, each fork would inherit the unflushed
+    # output, and write it to the fork's own files. run() gives the original streams to the forks.
     sys.stdout = sys.stderr = open(os.devnull, "w")
     for file in files:
         build_one(launcher, directory, file)

@@ -103,8 +103,9 @@ impl EnvironmentCopy {
         self.environment.site_packages()
     }
 
-    /// Makes the present state the reference. Tests call this after they have changed packages, or after they
-    /// have run pcluster on the machine's own Python, which could change packages when the Python starts.
+    /// Makes the present state the reference. Tests call this after they have changed packages. A test also
+    /// calls this after it has run pcluster on the machine's own Python, because that Python could change
+    /// packages when it starts.
     pub(crate) fn is_right_as_it_is(&mut self) {
         self.reference = self.keep_copy();
     }

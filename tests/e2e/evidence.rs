@@ -401,7 +401,7 @@ fn sound_bytecode_is_not_removed_on_the_word_of_an_exception() {
     assert!(sound.exists());
 }
 
-/// The user gets the real pcluster's own message, although the template has other faults.
+/// The user gets the real pcluster's message about the image id, although the environment's CDK is broken.
 #[test]
 fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
     let sandbox = RealSandbox::of(BY_UV);

@@ -31,7 +31,7 @@ mod pass_through; // every command except build-image
 mod pipeline_formats; // `--format junit`, read by junitparser, and `--format github`
 mod pipelines; // docs/ci.md and docs/pipelines, run line by line
 mod read_once; // a configuration from a pipe, a FIFO, standard input
-mod readme; // the README's example of a block and a fix, with the real pcluster
+mod readme; // the README's recording and its console example, with the real pcluster
 mod ready; // a good environment: the same result as without the shim
 mod releases; // `preflight check` on release after release
 mod repair; // fix and undo in copies of the broken environments, made by either installer

@@ -1,4 +1,5 @@
-//! The README's example of a block and a fix is what a terminal shows with the real pcluster.
+//! The README's recording and its console example, which show a stopped build and the repair. With the real
+//! pcluster, a terminal shows the same.
 
 use std::fs;
 use std::path::Path;

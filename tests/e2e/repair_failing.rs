@@ -250,8 +250,8 @@ fn the_disk_is_full_while_it_commits() {
     with_tools(&mut copy);
     let environment = copy.environment.directory.clone();
     let (aside, after) = (copy.beside("aside"), copy.beside("after"));
-    // Puts the environment on a small disk, and fills the disk except for 200 KiB. The new packages need more
-    // space than that in addition to the old ones.
+    // Puts the environment on a small disk, and fills the disk except for 200 KiB. The new packages do not
+    // fit into these 200 KiB next to the old packages.
     let then = format!(
         "mkdir '{0}'; umount '{1}'; mount --bind '{1}' '{0}' && mount -t tmpfs -o size=400m none '{1}' && cp -a '{0}/.' '{1}/' || exit 98\n\
          dd if=/dev/zero of='{1}/filler' bs=1k count=$(($(df -k '{1}' | tail -n 1 | awk '{{print $4}}') - 200)) 2>/dev/null",

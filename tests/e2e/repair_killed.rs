@@ -139,7 +139,8 @@ fn killed_at_moments(spread: usize, dense: usize) {
     assert!(whole < all.len(), "no kill came in time");
 }
 
-/// Returns for each kill whether the repair had been complete.
+/// Kills a repair at each of these moments. Returns for each kill whether the environment was repaired after
+/// the next command.
 fn killed_at(moments: &[Moment]) -> Vec<bool> {
     let copy = EnvironmentCopy::of(BY_UV, With::Uv);
     let (repaired, duration) = repaired_once(&copy);

@@ -23,9 +23,9 @@ impl Drop for KillsMarked<'_> {
 
 #[derive(Clone, Copy)]
 enum To {
-    /// The shim alone, as `kill` does.
+    /// The signal is sent to the shim alone, as `kill` sends a signal.
     Process,
-    /// The shim's process group, as a terminal does at Ctrl-C.
+    /// The signal is sent to the shim's process group, as a terminal sends SIGINT at Ctrl-C.
     Group,
 }
 

@@ -87,7 +87,7 @@ fn a_rollback_goes_on_past_a_file_that_fails() {
     let kept = environment.kept();
     assert!(kept[0] == "journal.json" && kept[1].starts_with("snapshot-"), "the copies are kept: {kept:?}");
 
-    // The rollback fails again, in a check and in a guarded call. Both report that, and nothing is lost.
+    // A check and a guarded call try to complete the undo, and fail. Both report that, and nothing is lost.
     let fails = || "fail:restore@2";
     environment.preflight(["--no-synth"]).var(FAILPOINT, fails()).run().exits(1).prefixed();
     let run = environment.build_image().var(FAILPOINT, fails()).var("PCLUSTER_SHIM_STRICT", "1").run();
@@ -163,7 +163,8 @@ fn a_rollback_without_a_copy_changes_nothing() {
             }
             assert_same(&environment.site(), &half, failure);
             fs::rename(&aside, &missing).unwrap();
-            // The interrupted undo has already restored some files. The rollback does not need their copies.
+            // The interrupted undo has already restored some files. To complete the undo, the copies of these
+            // files are not needed.
             if command == "undo" {
                 fs::remove_file(needless.unwrap()).unwrap();
             }

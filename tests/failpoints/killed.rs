@@ -151,15 +151,15 @@ fn an_undo_killed_at_every_file_is_completed_with_copies() {
     an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 1);
 }
 
-/// The undo is killed after it has restored everything, while it removes the token, the journal and
-/// the copies.
+/// The undo is killed after it has restored everything, while it removes the token (src/repair/token.rs),
+/// the journal and the copies.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_killed_at_its_end_is_completed() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
     let before = environment.site();
-    // Killed before and after the removal of the token.
+    // The first undo is killed before it removes the token, the second undo after that.
     for failure in ["kill:remove-token", "kill:remove-token@2"] {
         environment.preflight(["fix"]).run().exits(0);
         environment.preflight(["undo"]).var(FAILPOINT, failure).run().dies_by(9);

@@ -92,7 +92,8 @@ fn in_place_the_environment_is_guarded() {
     home.sandbox.environment_in("other").really("echo \"the other pcluster: $*\"");
     let both = ["other/bin", "venv/bin", "tools"].map(|name| home.path(name));
     home.call("dash", ["-c", "pcluster version"]).path(&both).run().prints("the other pcluster: version\n");
-    // If the user's shim precedes the environment's shim on PATH, the environment's launcher still runs.
+    // Without `--venv`, install.sh puts a shim into a directory of its own. If that shim precedes the
+    // environment's shim on PATH, the environment's launcher still runs.
     home.install();
     let run = home.call("bash", ["-i", "-c", "pcluster version && pcluster preflight where"]).run();
     run.exits(0).stdout_matches("where-both.txt");
@@ -128,7 +129,8 @@ fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     for left in ["pcluster", "pcluster.real", "pcluster-preflight", ".pcluster-shim"] {
         assert!(home.path("venv/bin").join(left).symlink_metadata().is_err(), "{left}");
     }
-    // The user's shim is in its own directory, into which no other installer writes.
+    // Without `--venv`, install.sh puts the shim into a directory of its own. A new launcher in the
+    // environment does not overwrite that shim.
     home.install();
     home.sandbox.script("venv/bin/pcluster", newer);
     home.call("bash", ["-i", "-c", "pcluster preflight where -q"]).run().exits(0);

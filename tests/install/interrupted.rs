@@ -102,8 +102,8 @@ fn uninstall_after_kill(home: &Home) {
 /// A shell script that reads install.sh in pieces: a piece is `L` and a line, or `C` and a character. The
 /// script appends each piece to a text, and then runs the text in a subshell. If the subshell installs
 /// something, the script prints how many characters of install.sh were read. If the piece ends a line and the
-/// text is a complete command, the script runs the text in its own shell too, and starts a new text. A shell
-/// that reads commands from a pipe does the same.
+/// text is a complete command, the script runs the text in its own shell too, and starts a new text. This
+/// last step is what a shell does that reads its commands from a pipe.
 const CUT_OFF: &str = r#"
 line='
 '
@@ -126,8 +126,8 @@ while IFS= read -r piece; do
 done
 "#;
 
-/// Gives the script to a shell piece by piece: line by line up to `bytes_from`, and byte by byte after that.
-/// The script must do nothing until only its last newline is missing.
+/// Gives install.sh to a shell piece by piece: line by line up to `bytes_from`, and byte by byte after that.
+/// install.sh must do nothing until only its last newline is missing.
 #[track_caller]
 fn cut_off(shell: &str, text: &str, bytes_from: usize) {
     let home = Home::new();

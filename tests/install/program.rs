@@ -1,4 +1,4 @@
-//! The script's lints, a checkout, the program as its own installer, and settings that do not make an
+//! The lints of install.sh, a checkout, the program as its own installer, and settings that do not make an
 //! installation fail.
 
 use std::fs;

@@ -75,7 +75,7 @@ fn a_prefix_from_which_no_program_runs_is_refused() {
     home.is_as_before(&run);
 }
 
-/// `preflight install` writes the script into a temporary directory.
+/// `preflight install` writes install.sh into a temporary directory.
 #[test]
 fn a_full_directory_for_temporary_files_is_named() {
     let home = Home::new();

@@ -46,7 +46,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
             run.holds(path.starts_with(&format!("{first}:")), "the shim is first");
             run.holds(path.matches(&first).count() == 1, "once");
         }
-        // The env script can be sourced twice, for example by a shell that is started in a login shell.
+        // The env script can run twice: in a login shell, and again in a shell that the login shell starts.
         let env = home.prefix().join("env").display().to_string();
         let again = format!("PATH=/before:$PATH; . '{env}'; . '{env}'; echo \"$PATH\"");
         for shell in ["dash", "bash", "zsh"].into_iter().filter(|_| is_first) {

@@ -220,8 +220,8 @@ fn a_wrapper_that_chooses_an_environment_by_an_argument_is_judged_by_its_choice(
     run.exits(1).holds(run.stdout().contains("1.153.0"), "the other environment is judged");
 }
 
-/// The launcher runs two pclusters. The first one answers. The second one does not, because the launcher has
-/// unset PYTHONPATH.
+/// The launcher runs two pclusters. The first pcluster answers. Then the launcher unsets PYTHONPATH, so the
+/// Python of the second pcluster does not load the shim's sitecustomize, which would answer.
 #[test]
 fn a_pcluster_that_ran_without_being_asked_is_unknown() {
     let sandbox = Sandbox::new();

@@ -102,7 +102,8 @@ fn contradictory_options_of_images_are_refused() {
     }
 }
 
-/// Errors of every kind, with the exit status of the human form; stderr has the message in one line.
+/// For each kind of error, `--format json` prints the error as JSON. The exit status is the same as without
+/// `--format`, and stderr has the message in one line.
 #[test]
 fn every_error_has_a_json_form() {
     let sandbox = Sandbox::new();

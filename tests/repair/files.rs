@@ -132,7 +132,7 @@ fn a_directory_of_the_prefix_that_is_a_link_to_elsewhere_is_refused() {
     environment.left_nothing("where a link leads out");
 }
 
-/// The directory of a package is a link, so the package's files belong to another place.
+/// The directory of a package is a link to a directory outside the environment, so the repair is refused.
 #[test]
 fn a_package_behind_a_link() {
     let sandbox = Sandbox::new();

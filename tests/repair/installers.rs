@@ -111,7 +111,8 @@ fn the_pip_of_ensurepip_repairs_where_there_is_no_other() {
     assert!(sandbox.log().contains(&"pip install".to_owned()), "{:?}", sandbox.log());
 }
 
-/// Asks a real Python that bundles a wheel, and one that has no ensurepip, as on Debian.
+/// Asks a real Python for its bundled wheel of pip: first with ensurepip, and then without ensurepip, which
+/// Debian has in a separate package.
 #[test]
 fn where_a_real_python_keeps_its_pip() {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repair/bundled_pip.py");

@@ -23,8 +23,8 @@ fn what_conda_installed_is_left_alone() {
     environment.left_nothing("where conda installed it");
 }
 
-/// Makes a standard library. With `marker`, the library has EXTERNALLY-MANAGED: the system manages
-/// its packages.
+/// Makes a standard library. With `marker`, the library has the file EXTERNALLY-MANAGED, which says that the
+/// system manages the packages of this Python.
 fn managed_library(sandbox: &Sandbox, marker: bool) -> std::path::PathBuf {
     let library = sandbox.path("usr/lib/python3.9");
     sandbox.write(library.join("os.py"), "");

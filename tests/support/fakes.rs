@@ -131,7 +131,7 @@ impl Environment<'_> {
         self.root.join(name)
     }
 
-    /// Sets the identity that its Python reports: the default, with these keys added or replaced.
+    /// Sets the identity that the environment's Python reports: the default, with these keys added or replaced.
     pub(crate) fn is(&self, more: &[(&str, Value)]) {
         let mut answer = json!({
             "executable": self.path("bin/python"),
@@ -148,7 +148,7 @@ impl Environment<'_> {
         self.identifies(IDENTITY);
     }
 
-    /// Sets the sh code that its Python runs when it is asked for its identity.
+    /// Sets the sh code that the environment's Python runs when the shim asks for the identity.
     pub(crate) fn identifies(&self, sh: &str) {
         self.sandbox.write(self.path("fake/identity"), sh);
     }
@@ -170,7 +170,7 @@ impl Environment<'_> {
         self.answers(&built(template));
     }
 
-    /// Sets the sh code that its Python runs when it is asked for a template.
+    /// Sets the sh code that the environment's Python runs when the shim asks for a template.
     pub(crate) fn synthesizes(&self, sh: &str) {
         self.sandbox.write(self.path("fake/synth"), sh);
     }
@@ -181,12 +181,12 @@ impl Environment<'_> {
         self.asks_aws(&ANSWER.replace("@FILE@", "client"));
     }
 
-    /// Sets the sh code that its Python runs when AWS is asked.
+    /// Sets the sh code that the environment's Python runs when the shim asks AWS.
     pub(crate) fn asks_aws(&self, sh: &str) {
         self.sandbox.write(self.path("fake/client"), sh);
     }
 
-    /// Sets the path of the pip wheel that its Python bundles.
+    /// Sets the path of the pip wheel that the environment's Python bundles.
     pub(crate) fn has_bundled_pip(&self, wheel: &Value) {
         self.sandbox.write(self.path("fake/bundled_pip.json"), json!({ "wheel": wheel }).to_string());
         self.sandbox.write(self.path("fake/bundled_pip"), ANSWER.replace("@FILE@", "bundled_pip"));

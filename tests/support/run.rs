@@ -271,7 +271,7 @@ impl Run {
         self.holds(self.stderr.is_empty(), "expected nothing on stderr")
     }
 
-    /// Asserts that stderr is empty or, if the run took long, has only one line about the wait.
+    /// Asserts that stderr is empty, or has only the line that the shim prints if it waits long for a lock.
     #[track_caller]
     pub(crate) fn says_at_most_that_it_waits(&self) -> &Self {
         let stderr = self.stderr();

@@ -1,11 +1,11 @@
 //! Reads the list of combinations: releases of aws-parallelcluster, and the parent images with which these
-//! releases are known to fail. If the parent image is not looked up, the combinations with `by_release` are
-//! reported for the release alone, as INFO. Pure.
+//! releases are known to fail. If the parent image is not looked up, each combination that has
+//! `by_release: true` is reported for the release alone, as INFO. Pure.
 //!
 //! | key | meaning |
 //! | --- | --- |
 //! | `id`, `title` | the name of the combination, and a description in one line |
-//! | `level` | the level of the finding; ERROR becomes WARNING if the operating system of the image is not certain, or if the build uses its own cookbook |
+//! | `level` | the level of the finding; ERROR becomes WARNING if the operating system of the image is not certain, or if the build uses another cookbook than pcluster's |
 //! | `pcluster` | the affected releases of aws-parallelcluster (PEP 440) |
 //! | `os` | the operating systems of the parent image, by pcluster's names; without the key, all of them |
 //! | `os_version` | the affected versions of these systems (`8.10`), compared as in PEP 440; without the key, all of them |
@@ -99,7 +99,8 @@ pub fn built_in() -> Vec<Combination> {
     serde_json::from_str(BUILT_IN).unwrap_or_default()
 }
 
-/// Reports, as INFO, the combinations with `by_release` that affect a release. The parent image is not known.
+/// Reports each combination that affects a release and has `by_release: true`. The findings have the level
+/// INFO, because this function does not know the parent image.
 pub fn check_release(pcluster: &str) -> Vec<Finding> {
     let built_in = built_in();
     let affected = built_in.iter().filter(|one| one.by_release && contains(&one.pcluster, pcluster));

@@ -39,9 +39,9 @@ pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> 
     lines.into_iter().map(|((package, marker), range)| package + &range.join(",") + &marker).collect()
 }
 
-/// Specifiers that exclude the affected releases. If the affected range is one specifier that has an
-/// opposite, the opposite excludes exactly these releases. Otherwise, the specifiers are those of the
-/// fix's `upgrade`; if the fix is only advice, or moves the packages of a pattern, there are none.
+/// Returns specifiers that exclude the affected releases. If the affected range is a single specifier that
+/// has an opposite, returns the opposite, such as `<82` for `>=82`. Otherwise, returns the specifiers of the
+/// fix's `upgrade`, or none if the fix is only advice, or moves the packages of a pattern.
 fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     let Some((package, affected)) = advisory.package() else { return Vec::new() };
     if let Affected::Releases(affected) = affected

@@ -1,7 +1,7 @@
 //! Packages × advisories → findings. Pure.
 //!
-//! An advisory is compared with the installed distributions, never with requirements: a requirement that
-//! excludes a release does not keep that release out of an environment.
+//! An advisory is compared with the installed distributions, never with requirements: an environment can
+//! contain a release although a requirement excludes that release.
 //!
 //! - `file`: reads advisories, and has those that are compiled into the program
 //! - `combinations`: parent images with which a release of aws-parallelcluster is known to fail

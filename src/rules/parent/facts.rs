@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::rules::template::cloudformation::select_resources;
 use crate::rules::template::recipe::RECIPE;
 
-/// What a build takes from AWS and the network, according to its template.
+/// What to look up for a build, according to its template: in AWS or, if a script has an `https` URL, at
+/// that URL.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Questions {
     /// The id of an AMI, or the ARN of an Image Builder image.

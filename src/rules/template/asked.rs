@@ -61,8 +61,8 @@ fn format_distributions(resource: &str) -> String {
 }
 
 impl<'a> Checked<'a> {
-    /// Adds an occurrence that has no subject. [`Grouping`] merges it with the other occurrences of this id
-    /// that have no subject.
+    /// Adds an occurrence of a fault that is not about a certain tag or region. All such occurrences with the
+    /// same id become a single finding.
     fn add(&mut self, id: &'static str, message: &str, path: impl FnOnce() -> String, found: Option<&Value>) {
         self.findings.add(id, "", path, || Detail { message: message.into(), found, expected: None });
     }

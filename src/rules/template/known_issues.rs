@@ -1,4 +1,5 @@
-//! Known upstream issues that a template shows: permissions that its clean-up role lacks. Pure.
+//! Known upstream issues that a template shows: permissions that the clean-up role lacks. The clean-up role
+//! is the role of the Lambda function that deletes the build's stack. Pure.
 //!
 //! The templates of 3.0.0 to 3.13.2 contain the clean-up role unless the configuration names another role
 //! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on, all builds share one role. The template then contains

@@ -1,11 +1,12 @@
 //! Limits of EC2 and Image Builder for the name and the tags of an AMI. A build that exceeds a limit may run
 //! to its very end before it fails. Pure.
 //!
-//! A name or tag that EC2's reference clearly refuses is an ERROR. In these cases, the finding is a WARNING:
+//! A name or tag that EC2's reference clearly refuses is an ERROR. A finding is a WARNING, not an ERROR, if:
 //!
 //! - the pages of AWS contradict each other, or leave a doubt
 //! - only the model of Image Builder's API refuses the name or tag
-//! - the tags are too many only with those that AWS and the stack add; we have estimated how many these are
+//! - the template has few enough tags, but AWS and the stack add tags, and the sum is too large; we have
+//!   estimated how many tags they add
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +77,8 @@ pub fn check(template: &Value) -> Vec<Finding> {
 enum Source {
     /// EC2's reference clearly refuses the value.
     Ec2,
-    /// EC2 refuses the value according to one of two pages, or according to an estimate.
+    /// It is not certain that EC2 refuses the value: the pages of AWS contradict each other or leave a doubt,
+    /// or the number of tags is an estimate.
     Ec2Perhaps,
     /// Only Image Builder's service model refuses the value, by a pattern or a length.
     ImageBuilderModel,
@@ -182,7 +184,7 @@ impl Limits {
 
     fn check_name(&mut self, name: &str) {
         let own = name.replace(BUILD_DATE, "");
-        // We do not know what other placeholders are replaced with.
+        // If `own` contains another placeholder, we do not know what Image Builder replaces it with.
         let is_known = !own.contains("{{");
         let refused = own.chars().filter(|letter| !is_of_ami_name(*letter)).collect::<BTreeSet<_>>();
         let length = own.chars().count() + if own.len() < name.len() { MIN_BUILD_DATE } else { 0 };
@@ -260,10 +262,10 @@ fn is_of_ami_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "()[] ./-'@_".contains(letter)
 }
 
-/// What Image Builder's API does not allow in a name, by the name's length and this pattern:
-/// `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$`. `own` is the name without the placeholder of the
-/// build date. `is_known` means that `own` contains no other placeholder. In that case, the caller has
-/// checked that EC2 allows all characters of `own`, so `own` contains no `:`, `{` or `}`.
+/// Describes what Image Builder's API does not allow in a name. The API limits the name's length, and
+/// requires this pattern: `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$`. `own` is the name without
+/// the placeholder of the build date. `is_known` means that `own` contains no other placeholder. In that
+/// case, the caller has checked that EC2 allows all characters of `own`: `own` contains no `:`, `{` or `}`.
 fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {

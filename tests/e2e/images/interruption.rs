@@ -27,8 +27,9 @@ fn deletion_that_is_interrupted_at_any_step_is_finished_by_the_same_command() {
     let labels = ["orphan-deleted-stack", "orphan-live-stack", "orphan-s3-only", "neighbour-orphan"];
     for (step, label) in labels.into_iter().enumerate() {
         for option in ["--kill-before", "--kill-after"] {
-            // `--kill-after` needs the same AMI as `--kill-before`. From step 1 on, `--kill-before` is left
-            // out, because it kills the shim only after the shim has deregistered this AMI.
+            // Both options need the AMI of `label`, and `--kill-before` comes first. From step 1 on,
+            // `--kill-before` would kill the shim only after the shim has deregistered the AMI, so
+            // `--kill-after` would not find the AMI.
             if option == "--kill-before" && step > 0 {
                 continue;
             }

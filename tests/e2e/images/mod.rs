@@ -1,6 +1,6 @@
 //! `preflight images` and `preflight stack` on an account in which plant.py has made AMIs of every class.
 //! Some tests also run the real pcluster's commands before and after a repair. Others show what remains if a
-//! call fails, or if the machine stops in the middle of a change.
+//! call fails, or if the shim is killed in the middle of a change.
 
 mod deletion;
 mod interruption;

@@ -357,7 +357,8 @@ print(any('dist-packages' in directory for directory in site.getsitepackages()))
         |place| {
             let prefix = prefix_of(Path::new(python), Path::new(library), &place.path("usr"));
             link_all(Packages::Good, &prefix.0.join("lib/python3/dist-packages"));
-            // The script as the Python package `installer` and then dh_python3 write it.
+            // The Python package `installer` writes this script with double quotes. Debian's dh_python3 then
+            // replaces the script's `#!` line.
             let text = console_script(&format!("#!{}\n", prefix.0.join("bin/python3").display()));
             write_script(&prefix.pcluster(), text.replace('\'', "\""));
             place.launcher_is(prefix.pcluster());
@@ -552,8 +553,8 @@ fn env_and_a_python_that_appears_on_path() {
 
 // --- wrappers -------------------------------------------------------------------------
 
-/// A row with a wrapper script that starts the pcluster of a good environment. The change rewrites the
-/// wrapper so that it starts the pcluster of a broken environment.
+/// A row with a wrapper script. `make` writes a script that starts the pcluster of a good environment, and
+/// `change` replaces that script with a script that starts the pcluster of a broken environment.
 #[track_caller]
 fn wrapper(answer: Answer, text: impl Fn(&Venv) -> String) {
     row(
@@ -723,8 +724,8 @@ fn nix() {
     );
 }
 
-/// The launcher that pyenv writes, and a script that does what `pyenv exec` does. The change selects
-/// another version.
+/// The launcher that pyenv writes, and a script that does what `pyenv exec` does. The row's `change` selects
+/// the version `broken` in place of `good`.
 #[test]
 fn pyenv() {
     row(
@@ -890,8 +891,8 @@ fn pex() {
         |place| {
             let required = place.path("required");
             link_packages(Packages::Good, &required);
-            // Python reads no .pth files in this directory, so a package that pcluster imports starts
-            // the spy.
+            // Python reads no .pth files in this directory, so no .pth file can start the spy. Instead,
+            // botocore starts the spy, because pcluster imports botocore.
             let real = Packages::Good.environment().site_packages().join("botocore");
             fs::remove_file(required.join("botocore")).unwrap();
             let code = format!(
