@@ -281,7 +281,8 @@ fn trap_09_the_path_is_handed_on_as_found() {
     }
 }
 
-/// Invalid settings, and a damaged config or state directory, affect no command of pcluster except build-image.
+/// Invalid settings, and a damaged config or state directory, affect no command of pcluster except
+/// build-image.
 #[test]
 fn no_damaged_file_of_the_shim_reaches_another_command() {
     let sandbox = Sandbox::new();

@@ -132,14 +132,14 @@ pub enum Command {
         /// An advisory's id
         id: Option<String>,
     },
-    /// Install this program as install.sh does; see its --help
+    /// Install the shim, as install.sh does (options: install --help)
     #[command(disable_help_flag = true)]
     Install {
         /// The arguments of install.sh
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Remove what install has installed; see its --help
+    /// Remove what install has installed (options: uninstall --help)
     #[command(disable_help_flag = true)]
     Uninstall {
         /// The arguments of install.sh

@@ -99,7 +99,7 @@ fn each_is_classed_by(environment: &str, boto3: &str) -> Value {
     report
 }
 
-/// Why the shim did not call EC2's DescribeImageReferences; empty if the shim made the call.
+/// Why the shim did not call EC2's `DescribeImageReferences`; empty if the shim made the call.
 fn why_no_references(report: &Value) -> &str {
     let skipped = report["skipped"].as_array().unwrap().iter();
     let of_references = |entry: &&Value| entry["source"] == "ec2:DescribeImageReferences in us-east-1";
