@@ -84,7 +84,8 @@ of_another() {
 
 # --- files --------------------------------------------------------------------
 
-# The name of an unfinished file ends in this text and a number. --uninstall removes what killed runs left unfinished.
+# The name of an unfinished file ends in this text and a number. If a run is killed, its unfinished files remain, and
+# --uninstall removes these files.
 temporary=.pcluster-shim-new
 
 # put MODE FILE: writes standard input to FILE atomically. A process that runs the old FILE is not disturbed.
@@ -527,8 +528,8 @@ remove_shim() {
     say "next: in shells that are open, run: unset -f pcluster; hash -r (fish: functions -e pcluster)"
 }
 
-# base_directory VALUE BELOW_HOME: prints our directory in VALUE or, if VALUE is not an absolute path, in
-# HOME/BELOW_HOME. Prints nothing if HOME is not an absolute path either.
+# base_directory VALUE BELOW_HOME: prints VALUE/pcluster-shim or, if VALUE is not an absolute path,
+# HOME/BELOW_HOME/pcluster-shim. Prints nothing if neither VALUE nor HOME is an absolute path.
 base_directory() {
     case $1 in
         /*) printf '%s/pcluster-shim' "$1" ;;

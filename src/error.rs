@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::text::printable::{escape, flatten};
 
-/// The beginning of every line that the shim writes to stderr.
+/// The beginning of each line on stderr that reports an error, a warning, a finding or progress.
 pub const PREFIX: &str = "pcluster-shim: ";
 
 #[derive(Debug, thiserror::Error)]
@@ -169,8 +169,8 @@ impl Error {
         }
     }
 
-    /// Adds the error of a repair's second attempt (`second`, with strategy release) to the error of the
-    /// first attempt.
+    /// Adds `second` to `self`. `self` is the error of a repair's first attempt, and `second` is the error of
+    /// its second attempt, which used `--strategy release`.
     pub fn with_second(self, second: &Self) -> Self {
         match self {
             Self::Repair { message, .. } => {

@@ -35,8 +35,9 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return Outcome::exec(real.into_exec(arguments));
     }
     if settings.mode == Mode::Off {
-        // Of the errors in the settings, only a mistyped PCLUSTER_SHIM_MODE is reported. The mode `off` then
-        // comes from the config file, and the user probably meant another mode.
+        // With mode `off`, the only error in the settings that is reported is a mistyped PCLUSTER_SHIM_MODE.
+        // If the variable is mistyped, `off` comes from the config file, and the user probably meant
+        // another mode.
         let is_mistyped = |error: &&Error| matches!(error, Error::BadVariable { name: env_vars::MODE, .. });
         let stderr =
             errors.iter().filter(is_mistyped).map(|error| warn_of_settings(error, &settings)).collect();
@@ -126,8 +127,8 @@ impl Guarded<'_> {
     }
 
     /// Repairs the environment, or makes a repair outside it if the environment cannot be changed; then
-    /// checks again. If the repair fails, the build is stopped only if the verdict was blocked. Warnings do
-    /// not stop it, even if they predict that the build fails.
+    /// checks again. If the repair fails, the build is stopped only if the verdict was blocked. If the
+    /// verdict was ready, the repair was for a warning, and a warning does not stop a build.
     fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
             Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),

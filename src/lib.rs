@@ -29,17 +29,17 @@
 //! | term | meaning |
 //! | --- | --- |
 //! | real pcluster | the command of aws-parallelcluster, which the shim replaces on PATH |
-//! | launcher | the file on PATH that starts the real pcluster |
+//! | launcher | the file, usually on PATH, that starts the real pcluster |
 //! | console script | a launcher that an installer wrote for an entry point, and that names its interpreter |
-//! | target | a real pcluster with its launcher, its interpreter, `sys.path` and environment |
+//! | target | a real pcluster with its launcher, interpreter, `sys.path` and environment variables |
 //! | question | what a launcher is asked by starting it: which Python it runs, or whether pcluster starts |
 //! | distribution | an installed Python package with its metadata; *package* in reports |
-//! | advisory | releases of a package that are known to break `build-image`, and how to fix that |
+//! | advisory | a fault that is known to break builds, mostly in releases of a package, and its fix |
 //! | synthesis | running the real pcluster's own code offline, to get the template that it would submit |
 //! | expectation | what pcluster requires of the AMI for a configuration: name, tags, regions, permissions |
-//! | check | one test of the target, with a status; a *check of the target* consists of all these tests |
+//! | check | all tests of a target in one run; also one of these tests, which has a status in the report |
 //! | finding | what a rule has found: a message, a level, a cost and a fix |
-//! | report | the checks and findings of one call, and their verdict |
+//! | report | the checks and findings of one target or template, and the verdict |
 //! | verdict | ready, blocked (a finding of level ERROR) or unknown (a check could not run) |
 //! | decision | what the guard does about a verdict: exec, stop or repair |
 //! | orphan | an AMI that pcluster built and that none of its commands can find |
@@ -47,13 +47,13 @@
 //! | package directory | where an environment's packages are: its `site-packages` or `dist-packages` |
 //! | move | a change of a package to another version, newer or older |
 //! | staged packages | the packages that a repair would install, in a directory of their own |
-//! | proof | the check of the target with the staged packages ahead of the installed ones |
-//! | commit | replacing the old packages with the staged ones, under a lock |
+//! | proof | in a repair: the check of the target with the staged packages ahead of the installed ones |
+//! | commit | exchanging the old packages for the staged ones, under locks |
 //! | journal | the changes of a commit, written to the disk before the first of them is made |
-//! | snapshot | the copies of the old packages, from which a rollback or an undo restores them |
-//! | rollback | restoring the old packages after a repair that failed or was killed |
-//! | undo | restoring the old packages after a repair that succeeded |
-//! | overlay | a proven repair that is kept outside the environment and put first with PYTHONPATH |
+//! | snapshot | in [`repair`]: the copies of the old packages; in [`images`]: an EBS snapshot of an AMI |
+//! | rollback | restoring the old packages from the snapshot, after a failed or killed repair or in an undo |
+//! | undo | reverting a repair that succeeded: a rollback, or the removal of the overlay |
+//! | overlay | proven packages outside the environment; PYTHONPATH puts them ahead of the environment's |
 //! | failpoint | a named step of a repair; a test can make the repair fail there, or kill it |
 
 pub mod checker;

@@ -13,7 +13,7 @@ pub enum Outcome {
     Exit { status: u8, stdout: String, stderr: String },
     /// Print the text on stderr, then replace the process with this program.
     Exec { exec: Exec, stderr: String },
-    /// Die by the signal that interrupted a check.
+    /// Die by the signal that interrupted the call.
     Die(Interrupted),
 }
 

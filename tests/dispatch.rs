@@ -1,5 +1,6 @@
-//! Which calls are guarded, and which pass through to the real program. A pass-through has the same process,
-//! arguments, environment, streams, status and signals as a direct call, and the shim leaves nothing behind.
+//! Which calls are guarded, and which pass through to the real program. In a pass-through, the shim's process
+//! becomes the real program. Arguments, environment, streams, status and signals are those of a direct call,
+//! and the shim leaves nothing behind.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -263,8 +264,8 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     }
 }
 
-/// The shim execs the path that it found on PATH without resolving links, because multicall programs depend
-/// on the name by which they are called.
+/// The shim execs the path that it found on PATH. It does not resolve links in this path, because multicall
+/// programs depend on the name by which they are called.
 #[test]
 fn trap_09_the_path_is_handed_on_as_found() {
     let sandbox = Sandbox::new();
@@ -281,8 +282,8 @@ fn trap_09_the_path_is_handed_on_as_found() {
     }
 }
 
-/// Invalid settings, and a damaged config or state directory, affect no command of pcluster except
-/// build-image.
+/// Of all commands of pcluster, only build-image is affected by invalid settings, by a damaged config file,
+/// or by a file in the place of the state directory.
 #[test]
 fn no_damaged_file_of_the_shim_reaches_another_command() {
     let sandbox = Sandbox::new();
@@ -302,8 +303,8 @@ fn no_damaged_file_of_the_shim_reaches_another_command() {
 fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     let sandbox = Sandbox::new();
     sandbox.link("tools/grep", on_this_machine("grep"));
-    // `exec` replaces the shell with grep, and grep shows its own status. The status of a shell would contain
-    // the shell's handlers.
+    // `exec` replaces the shell with grep, so `/proc/self` is grep's process. In a shell's process, SigCgt
+    // would contain the signals that the shell itself catches.
     sandbox.environment().really("exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status");
     for ignored in ["", "trap '' HUP; ", "trap '' INT QUIT TERM; "] {
         let in_shell = format!("{ignored}exec \"$@\"");

@@ -79,8 +79,9 @@ fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
     run.exits(127).prints("").prefixed().stderr_matches("locate-loop-of-replaced.txt");
 }
 
-/// Trap 4: if a shim manager starts the shim again, the shim skips that manager and runs the next launcher.
-/// It makes no difference whether the manager or the shim is first on PATH.
+/// Trap 4: PATH contains the shim, a launcher of another shim manager (such as pyenv), and the real pcluster.
+/// If that launcher starts the shim again, the shim skips the launcher and runs the real pcluster. The real
+/// pcluster also runs if the launcher is first on PATH.
 #[test]
 fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     let sandbox = Sandbox::new();
@@ -102,8 +103,8 @@ fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     first.run().exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 5: a call that the real program makes is guarded. The paths in `PCLUSTER_SHIM_TRIED` do not apply to
-/// this call, because another process wrote them.
+/// Trap 5: a call that the real program makes is guarded. The shim ignores the paths in an inherited
+/// `PCLUSTER_SHIM_TRIED`, because the PID in the variable is that of another process.
 #[test]
 fn trap_05_a_nested_call_is_guarded_like_any_other() {
     let sandbox = Sandbox::new();
@@ -264,8 +265,8 @@ fn a_guard_variable_that_cannot_be_read_is_ignored() {
 }
 
 /// If a wheel's `pcluster-preflight` is called by path, it uses the `pcluster` in the same directory,
-/// whatever is on PATH. If it is called by its bare name, it uses the `pcluster` on PATH. A pcluster that is
-/// named explicitly is preferred to both.
+/// whatever is on PATH. If it is called by its bare name, it uses the `pcluster` on PATH.
+/// `PCLUSTER_SHIM_REAL` has precedence over both.
 #[test]
 fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     let sandbox = Sandbox::new();
@@ -301,7 +302,8 @@ fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment, "config".into()));
 }
 
-/// A bare name might not work, because the directory of `pcluster-preflight` need not be on PATH.
+/// The printed commands name `pcluster-preflight` as the user typed it, with its path. Without the path, the
+/// commands might not work, because the directory of `pcluster-preflight` need not be on PATH.
 #[test]
 fn the_commands_that_a_preflight_prints_are_called_as_it_was() {
     let sandbox = Sandbox::new();

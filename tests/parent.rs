@@ -118,8 +118,9 @@ fn what_aws_does_not_tell_is_not_checked() {
     }
 }
 
-/// Runs `client_parent.py` on web pages of 127.0.0.1, and on a subnet in a made-up AWS. 127.0.0.1 is not a
-/// public host, so a page that is not found there counts as hidden, not as absent.
+/// Runs `client_parent.py` on web pages of 127.0.0.1, and on a subnet in a made-up AWS. If a page is not
+/// found, the result is `hidden`, not `absent`: 127.0.0.1 is not a public host, and from such a host, the
+/// instance of a build might get another answer.
 #[test]
 fn pages_and_subnets_are_read() {
     let sandbox = Sandbox::new();

@@ -266,7 +266,8 @@ fn config_prints_a_file_that_says_the_same() {
     call("config").run().exits(2).prints("").prefixed();
 }
 
-/// `where` shows what each mode would do to a `build-image`. With mode off, build-image is not guarded.
+/// `where` shows what the guard would do to a `build-image` in the mode that is set. With mode off,
+/// `build-image` is not guarded.
 #[test]
 fn where_says_what_the_mode_would_do() {
     let sandbox = Sandbox::new();

@@ -26,7 +26,7 @@ impl ChildrenFifo {
         Self(OpenOptions::new().read(true).custom_flags(nonblocking).open(fifo).unwrap())
     }
 
-    /// Waits for the last child, because it can take a moment until a killed process is gone.
+    /// Asserts that all children end within 20 seconds. A child that was killed may not be gone at once.
     #[track_caller]
     fn all_are_gone(mut self) {
         let mut buffer = [0; 64];

@@ -145,7 +145,7 @@ fn imports_run_down_the_map() {
             .position(|mapped| mapped == folder)
             .unwrap_or_else(|| panic!("{folder} is not in the map of lib.rs"))
     };
-    // main.rs, lib.rs and each file of src/bin are above the map.
+    // main.rs, lib.rs and the files of src/bin are not in the map, and may import every module.
     let above = |file: &str| file == "main.rs" || file == "lib.rs" || file.starts_with("bin/");
     for (file, code) in sources.iter().filter(|(file, _)| !above(file)) {
         let own = file.trim_end_matches(".rs").split('/').next().unwrap();
@@ -245,7 +245,8 @@ fn errors_of_advisories() -> BTreeSet<String> {
     entries.map(|entry| entry.lines().next().unwrap_or_default().to_owned()).collect()
 }
 
-/// Errors stop builds, so each kind of error needs a test in which a real pcluster causes it.
+/// A finding of level ERROR stops builds, so an end-to-end test, which runs a real pcluster, has to name the
+/// id of each of these findings.
 #[test]
 fn every_error_has_an_end_to_end_case() {
     let mut cases = String::new();

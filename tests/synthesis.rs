@@ -178,7 +178,7 @@ fn the_template_is_built_by_the_real_code() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     goes_on_silently(&sandbox, &[]);
-    // This proves that the call was checked: with the bad template, it is stopped.
+    // The same call with the bad template is stopped, so the shim did check the call above.
     sandbox.write("site/template.json", crate::support::fakes::BAD);
     sandbox.write("work/image.yaml", "Build: {} # changed\n");
     checked(&sandbox, &[]).exits(1).prefixed();
@@ -414,7 +414,8 @@ fn what_does_not_run_is_one_line_and_goes_on() {
     }
 }
 
-/// synthesis.py gets the `sys.path` of the launcher, whose first entry is the launcher's directory.
+/// synthesis.py gets the same `sys.path` as the launcher. The first entry of `sys.path` is the directory of
+/// the launcher.
 #[test]
 fn what_stands_beside_the_launcher_is_found() {
     let sandbox = Sandbox::new();

@@ -119,7 +119,8 @@ fn it_needs_no_pcluster_and_starts_nothing() {
     assert_eq!(sandbox.tree("state"), "");
 }
 
-/// A megabyte of faults gives a page of findings: one for each cause, with a count and the first places.
+/// Even if a template contains a megabyte of faults, the report is short: faults with the same cause share
+/// a finding, which has a count and the first places.
 #[test]
 fn a_report_is_bounded_whatever_the_template() {
     const MEGABYTE: usize = 1_000_000;
@@ -260,7 +261,7 @@ fn a_recipe_is_checked() {
     checked(&sandbox, template.to_string()).exits(1).is_silent().stdout_matches("recipe.txt");
 }
 
-/// Names come from whoever wrote the template.
+/// Somebody else may have written the template, so the names in a template can contain control characters.
 #[test]
 fn a_name_does_not_reach_the_terminal_as_a_control() {
     let sandbox = Sandbox::new();

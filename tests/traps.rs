@@ -49,7 +49,8 @@ fn entries_that_depend_on_the_current_directory_are_reported() {
     json(format!("{shim}::bin:{rest}")).exits(0).is_silent().stdout_matches("where-entries.json");
 }
 
-/// Damage in the shim's own files costs a warning at most. With mode off, it is not even reported.
+/// If the config, the advisories or the state of the shim are damaged, the shim at most warns, and the build
+/// continues. With mode off, the shim does not even warn.
 #[test]
 fn trap_31_no_fault_of_the_shims_own_stops_a_build() {
     let sandbox = Sandbox::new();

@@ -41,7 +41,8 @@ fn blocked_by_an_advisory_names_it_and_not_what_it_explains() {
     sandbox.has_no_scratch();
 }
 
-/// Scripts read this JSON, so the keys, their order and the indent are exact, and stdout has nothing else.
+/// Scripts read the JSON that the guard prints when it stops a call, so the keys, their order and the indent
+/// are exact, and stdout has nothing else.
 #[test]
 fn the_stop_has_the_shape_of_a_rejected_configuration() {
     let sandbox = Sandbox::new();
@@ -105,8 +106,8 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     run.holds(lines[1].contains("The build wastes an hour"), "what it costs");
     run.holds(lines[2].contains("hint: Run `"), "what repairs it");
     run.holds(lines[3].contains("this company") && lines[4].contains("a talk"), "then the other");
-    // If several findings have the same cause and fix, the guard reports that cause and fix only once, before
-    // the rest.
+    // If several findings have the same cost and the same fix, the guard prints cost and fix only once, after
+    // the first finding.
     sandbox.write("config/pcluster-shim/config.yaml", "");
     environment.cdk("1.204.0");
     environment.builds(BAD);
@@ -129,7 +130,9 @@ fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
-/// No template can refute an advisory about the start of pcluster, so no minimal template is built for it.
+/// In this test, the user's configuration gives no template. The shim then builds the template of a minimal
+/// configuration only if that template could refute an advisory. No template can refute an advisory about the
+/// start of pcluster.
 #[test]
 fn an_advisory_that_the_template_does_not_show_needs_no_minimal_template() {
     let sandbox = Sandbox::new();
@@ -376,8 +379,9 @@ fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
     run.exits(0).prefixed().holds(run.stderr().contains("/dev/null"), "both are reported");
 }
 
-/// An empty `AWS_DEFAULT_REGION` counts as not set, as in botocore. `-r` does not count either: if the
-/// configuration can be read only once, the check gets none of the call's options.
+/// The check uses us-east-1, because it gets no region from the user. An empty `AWS_DEFAULT_REGION` counts as
+/// not set, as in botocore. The check does not get `-r` either: if the configuration can be read only once,
+/// the check gets none of the call's options.
 #[test]
 fn an_empty_region_does_not_let_a_broken_environment_through() {
     let sandbox = Sandbox::new();
@@ -412,7 +416,8 @@ fn a_name_with_a_line_feed_is_reported_in_one_line() {
     named(&sandbox, "-c @", "odd\n\u{1b}[31m").run().exits(0).warns_once("odd \\u{1b}[31m is not");
 }
 
-/// The shim itself reads at most 1 MB. For a larger configuration, the real parser is asked.
+/// In a call of `build-image`, the shim itself does not read the configuration. The check lets pcluster's own
+/// code read it and decide whether it is valid, whatever the size.
 #[test]
 fn a_huge_configuration_is_not_read_by_the_shim() {
     let sandbox = Sandbox::new();

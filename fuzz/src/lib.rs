@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 
 use pcluster_shim::text::printable::escape;
 
-/// The length in bytes to which each input is repeated, from `FUZZ_REPEAT`. If the time of a parser grows with
-/// the square of the length, the short inputs that libFuzzer prefers do not show that.
+/// The value of the variable `FUZZ_REPEAT`: each input is repeated until it has at least this many bytes.
+/// libFuzzer prefers short inputs, and short inputs do not show whether the time of a parser grows with the
+/// square of the input's length.
 static REPEATED: LazyLock<Option<usize>> = LazyLock::new(|| std::env::var("FUZZ_REPEAT").ok()?.parse().ok());
 
 /// The bytes that a target reads: the input, repeated if `FUZZ_REPEAT` is set.

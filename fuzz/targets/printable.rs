@@ -81,9 +81,9 @@ fn check_reports(reports: &[Report]) {
     assert_eq!(junit.matches("</testsuite>").count(), reports.len());
     let github = report::github::render(reports);
     assert_safe(&github);
-    // Each report has one line with the verdict, one annotation for each cause of findings, and one
-    // annotation for the check with the status Unknown. Several findings, even of different levels, can have
-    // the same cause, so a report has at least two annotations.
+    // Each report has one line with the verdict, one annotation for the check with the status Unknown, and
+    // one annotation for each cause of its two findings. The two findings can have the same cause, although
+    // their levels differ. So a report has two or three annotations.
     let (commands, verdicts): (Vec<&str>, Vec<&str>) =
         github.lines().partition(|line| line.starts_with("::"));
     assert_eq!(verdicts.len(), reports.len());

@@ -90,8 +90,9 @@ impl Seen {
 
 impl Observer<'_> {
     /// Builds the template of a call and, after some failures, of a minimal configuration
-    /// ([`synthesis::synthesize`]). The build is tried even if Node.js is missing, because pcluster rejects
-    /// an invalid call before CDK runs. The version of Node.js is determined at the same time.
+    /// ([`synthesis::synthesize`]). Only CDK needs Node.js, and pcluster rejects an invalid call before CDK
+    /// runs. So the build is tried even if Node.js is missing: pcluster may reject the call. The version of
+    /// Node.js is determined at the same time.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);

@@ -22,8 +22,8 @@ pub enum Invocation {
 
 impl Invocation {
     /// The first argument that isn't an option counts as pcluster's subcommand. It has to be written in full,
-    /// because pcluster's argparse accepts no abbreviated subcommands. A guarded call that pcluster's own
-    /// parser refuses ends in pcluster's usage error, as it would without the guard.
+    /// because pcluster's argparse accepts no abbreviated subcommands. If pcluster's own parser refuses a
+    /// guarded call, the user sees pcluster's usage error, as without the guard.
     pub fn read(command_line: Vec<OsString>) -> Self {
         let mut command_line = command_line.into_iter();
         let name = command_line.next().unwrap_or_default();
@@ -42,8 +42,8 @@ impl Invocation {
     }
 }
 
-/// Whether a program was called as `pcluster-preflight`, by name or by path. That program has only the
-/// commands of `preflight`.
+/// Whether a program was called as `pcluster-preflight`, by name or by path. Under this name, the shim has
+/// only the commands of `preflight`.
 pub fn is_preflight(name: &OsStr) -> bool {
     Path::new(name).file_name() == Some(OsStr::new("pcluster-preflight"))
 }

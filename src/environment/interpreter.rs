@@ -60,8 +60,9 @@ pub struct InterpreterAnswer {
     environment: Option<BTreeMap<String, String>>,
     #[serde(default)]
     unset: Vec<String>,
-    /// The directory in which a launcher runs pcluster. The next two fields are the arguments and the user.
-    /// These three and `running` are missing from the answer of a console script's interpreter.
+    /// The directory in which a launcher runs pcluster. The fields `arguments` and `user` say with which
+    /// arguments and as which user the launcher runs pcluster. These three fields and `running` are missing
+    /// from the answer of a console script's interpreter.
     #[serde(default)]
     directory: Option<String>,
     #[serde(default)]

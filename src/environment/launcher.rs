@@ -201,7 +201,8 @@ fn is_python(path: &Path) -> bool {
         .is_some_and(|name| name.as_bytes().starts_with(b"python") || name.as_bytes().starts_with(b"pypy"))
 }
 
-/// Whether Python still runs the script after this flag; after `-m` and `-c` it does not.
+/// Whether an argument is a known flag with which Python still runs the script. With `-m` or `-c`, Python
+/// would run something else.
 fn is_flag(argument: &OsStr) -> bool {
     match argument.as_bytes() {
         [b'-', b'W' | b'X', value @ ..] => !value.is_empty(),

@@ -42,9 +42,9 @@ pub struct Real {
     /// they are called.
     pub path: PathBuf,
     pub found_by: FoundBy,
-    /// The variable that [`LoopGuard`] needs to recognise a program that execs `pcluster` again. A console
-    /// script of aws-parallelcluster never does that, so it gets no such variable: this field then removes
-    /// the variable from the environment, or is `None` if the variable is not set.
+    /// How the exec changes PCLUSTER_SHIM_TRIED, the variable of [`LoopGuard`]. With this variable, the shim
+    /// recognises a program that starts `pcluster` again. A console script of aws-parallelcluster never does
+    /// that, so the exec of a console script removes the variable. `None` if there is no variable to remove.
     guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 
@@ -66,7 +66,7 @@ impl Real {
 #[derive(Debug)]
 pub struct Search {
     path: OsString,
-    /// The directory that is searched before PATH.
+    /// The directory in the path by which `pcluster-preflight` was called. It is searched before PATH.
     first: Option<PathBuf>,
     named: Option<(PathBuf, FoundBy)>,
     loop_guard: LoopGuard,
@@ -188,7 +188,7 @@ impl Search {
     /// The launcher that a shim (this one or another) has replaced. `shim` is any path of that shim.
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if FileId::of(shim) == self.own {
-            // The path can be a hard link in another environment, next to that environment's launcher.
+            // `shim` can be a hard link to our own executable, in an environment that has its own launcher.
             let beside = shim.parent().and_then(|directory| executable(&directory.join(REPLACED_LAUNCHER)));
             return beside.or_else(|| self.replaced_launcher());
         }

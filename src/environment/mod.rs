@@ -14,7 +14,7 @@
 //! - `question`: starts a launcher that isn't a console script, to find out which Python it runs
 //! - `record`: the files of an installed distribution, from its RECORD
 //! - `synthesis`: the template that the real pcluster would submit
-//! - `target`: a launcher → its interpreter, `sys.path`, environment
+//! - `target`: a launcher → its interpreter, `sys.path` and environment variables
 
 pub mod console_script_text;
 pub mod discover;

@@ -11,9 +11,10 @@ pub struct Place {
     pub below: &'static str,
 }
 
-/// Each line has a directory and the pattern of the environments below it. `~` stands for HOME, and a bare
-/// name for the value of this variable (`CONDA_ROOT` is derived from `CONDA_EXE`). A line whose variable is
-/// not set is skipped. A tool's default directory, such as `~/.pyenv`, has a line of its own.
+/// Each line has a directory and the pattern of the environments below it. `~` stands for HOME. A name in
+/// upper case stands for the value of this environment variable (the value of `CONDA_ROOT` is derived from
+/// `CONDA_EXE`). A line whose variable is not set is skipped. A tool's default directory, such as `~/.pyenv`,
+/// has a line of its own.
 const PLACES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", ""),
     ("PYTHONUSERBASE", ""),

@@ -41,11 +41,11 @@ pub fn recorded_names(text: &str) -> impl Iterator<Item = String> {
     text.lines().filter(|line| !line.trim().is_empty()).map(record_path)
 }
 
-/// The prefix of a directory of packages: the directory that also contains what an installer puts outside
-/// `site`. The prefix is three levels above `site` in every current layout
-/// (`PREFIX/lib/python3.9/site-packages`, Debian's `PREFIX/lib/python3/dist-packages`), and one level above
-/// `site` in older layouts of `PyPy`. A directory that `--target` or PYTHONPATH names has no prefix, so the
-/// result is that directory itself.
+/// The prefix of the package directory `site`: the directory that contains `site`, and also what an installer
+/// puts outside `site`, such as `PREFIX/bin/pcluster`. The prefix is three levels above `site` in every
+/// current layout (`PREFIX/lib/python3.9/site-packages`, Debian's `PREFIX/lib/python3/dist-packages`), and
+/// one level above `site` in older layouts of `PyPy`. A directory that `--target` or PYTHONPATH names has no
+/// prefix, so the result is that directory itself.
 pub fn prefix_of(site: &Path) -> &Path {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut above = site.ancestors().skip(1);

@@ -180,8 +180,8 @@ def describe_exception(error):
     """
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
     text = read_text(error)
-    # The module is read from the text, because an AttributeError refers to the module only from Python
-    # 3.10 on.
+    # The name of the incomplete module is read from the message, because an AttributeError
+    # contains the module (as `obj`) only from Python 3.10 on.
     incomplete = re.match(r"(?:partially initialized )?module '([^']+)' has no attribute", text)
     if isinstance(error, AttributeError) and incomplete:
         module = incomplete.group(1)

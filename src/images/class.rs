@@ -135,9 +135,9 @@ pub fn live_stacks<'a>(inventory: &'a Inventory, arn: &'a BuildArn) -> impl Iter
 pub type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
 
 /// For each S3 directory, the id of the AMI that owns the directory: an orphan in the region of its build.
-/// There is no owner if several AMIs have the directory. Here, an AMI counts if it is in the region of its
-/// build, or if pcluster's commands find it. An AMI that was copied to another region is never an owner: the
-/// original AMI has the same directory, even if the inventory lacks the original AMI.
+/// The orphan does not own the directory if another AMI has the same directory, and this other AMI is in the
+/// region of its build or is found by pcluster's commands. An orphan that was copied to another region is
+/// never an owner: the original AMI has the same directory, even if the inventory lacks the original AMI.
 pub fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
     let mut owners = Owners::new();
     for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {

@@ -1,5 +1,6 @@
-//! All calls to AWS. The target's interpreter runs client.py with its own boto3, and so with the user's
-//! credentials, profiles, proxies and endpoints. No other module opens a connection.
+//! All calls to AWS. The target's interpreter runs client.py, which uses the boto3 of the target. So the
+//! user's credentials, profiles, proxies and endpoints apply as they do for pcluster. No other module opens
+//! a connection.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -26,8 +27,8 @@ const CLIENT_PY: [(&str, &str); 6] = [
     ("client_apply.py", include_str!("client_apply.py")),
 ];
 
-/// A request that is not part of a check gets this many times [`Client::timeout`], because client.py may have
-/// to read thousands of AMIs.
+/// The time limit of a request that is not part of a check is [`Client::timeout`] times this number, because
+/// client.py may have to read thousands of AMIs.
 const MAX_TIMEOUTS: u32 = 10;
 
 /// A connection to AWS through the target's boto3.

@@ -216,8 +216,9 @@ impl Examined<'_> {
     }
 }
 
-/// Whether the log group of an image id belongs to no stack other than `stack`, and to exactly `amis` AMIs.
-/// If so, no other build writes to the log group.
+/// Whether no other build writes to the log group of an image id. That is so if no stack except `stack` is
+/// named after the image, and if exactly `amis` AMIs have the image id: 1 while the build's own AMI exists, 0
+/// after its deletion.
 pub fn has_logs_alone(inventory: &Inventory, arn: &BuildArn, stack: Option<&str>, amis: usize) -> bool {
     let builds = inventory.images.iter().filter_map(image_arn).filter_map(BuildArn::read);
     let is_other = |other: &Stack| is_named(other, arn) && Some(other.id.as_str()) != stack;

@@ -48,8 +48,8 @@ impl Deletions {
         paths.iter().map(|path| read_file(path)).collect()
     }
 
-    /// Keeps other deletions out. Otherwise, another deletion could remove the record of one that is
-    /// still running.
+    /// Keeps other deletions out. Otherwise, another deletion could remove the record of this deletion, which
+    /// is still running.
     pub fn lock(&self) -> Result<File, Error> {
         self.try_lock().ok_or_else(|| Error::Failed {
             message: format!(
@@ -62,8 +62,8 @@ impl Deletions {
         })
     }
 
-    /// Takes the lock of a deletion; `None` if another deletion holds the lock, or if the lock file
-    /// cannot be created.
+    /// Takes the lock that a deletion holds while it runs. `None` if another deletion holds the lock, or if
+    /// the lock file cannot be created.
     pub fn try_lock(&self) -> Option<File> {
         trust::make_directory(&self.directory).ok()?;
         let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();

@@ -31,7 +31,7 @@ pub struct Inventory {
     pub images: Vec<Ami>,
     pub stacks: Vec<Stack>,
     pub directories: Vec<Directory>,
-    /// The buckets that could be listed.
+    /// The buckets in which client.py could list the directories of images.
     pub buckets: Vec<Bucket>,
     pub log_groups: Vec<LogGroup>,
     pub snapshots: Vec<Snapshot>,
@@ -114,7 +114,7 @@ pub struct Directory {
     pub configuration: Option<String>,
 }
 
-/// Why a bucket was listed.
+/// Why client.py searched a bucket for the directories of images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BucketFrom {
@@ -127,7 +127,7 @@ pub enum BucketFrom {
     Stack,
 }
 
-/// A bucket that was listed for the builds of a region.
+/// A bucket that client.py has searched for the directories of a region's builds.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Bucket {
     pub region: String,
@@ -199,7 +199,8 @@ pub struct Deletion {
     pub directory: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
     pub log_group: Option<String>,
-    /// The id of the build's stack, to which the log group also belongs.
+    /// The id of the build's own stack. The log group is not deleted if another stack is named
+    /// after the image.
     #[serde(default)]
     pub stack_id: Option<String>,
     /// The tags of the AMI, so that the deleted AMI can be traced.

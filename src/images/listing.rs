@@ -52,8 +52,8 @@ pub struct Listing {
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,
-    /// The commands to run next. After a list: the command that the user ran, with `--repair` or `--delete`
-    /// added. After a change that failed: the command that the user ran.
+    /// The commands to run next. A list suggests the user's command with `--repair` or `--delete` added. The
+    /// result of a change that failed suggests the user's command again.
     pub commands: Commands,
     /// The age in days, if only AMIs older than this were requested.
     pub older_than: Option<i64>,
@@ -112,7 +112,8 @@ impl Listing {
         counts && image.action(change) == Action::Refused
     }
 
-    /// Notes the result on each image.
+    /// Stores the outcomes of a change in the images, and moves each finished deletion from `unfinished` to
+    /// the list `ended`.
     pub fn note_outcomes(&mut self, change: Change, outcomes: Outcomes) {
         for image in &mut self.images {
             let own = |pairs: &[(String, String)]| -> Vec<String> {

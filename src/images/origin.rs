@@ -222,15 +222,16 @@ impl<'a> Origin<'a> {
 /// Whether a directory can belong to the build, by its place, release and time. `is_named` is whether the
 /// stack of the build names the directory.
 fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
-    // A default bucket belongs to one account and region; any other bucket can contain builds of several
-    // accounts and regions.
+    // A bucket can contain builds of several regions, so the region in the build's configuration decides. If
+    // that region is unknown, the directory has to be named by the stack, or to be in a default bucket, which
+    // contains only builds of one account and region.
     let is_of_region = || {
         read_configuration(directory)
             .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))
             .unwrap_or(is_named || directory.bucket_from == BucketFrom::Default)
     };
-    // The name is compared first, and what needs parsing comes last, because each AMI is compared with
-    // all directories.
+    // Each AMI is compared with all directories. To be quick, we compare the name first, which excludes most
+    // directories, and the configuration last, because it has to be parsed.
     is_named_after(directory, arn)
         && directory.region == arn.region
         && strip_suffix(&directory.version) == arn.version

@@ -43,7 +43,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
     })
 }
 
-/// The flags that another call needs so that it does the same as this one.
+/// The flags of this call that change the repair. The command that a dry run suggests has the same flags.
 fn format_flags(fix: &FixArgs) -> String {
     let strategy = fix.strategy.map(|strategy| format!(" --strategy {}", name_of(strategy)));
     let installer = fix.installer.map(|installer| format!(" --installer {}", name_of(installer)));
@@ -131,8 +131,8 @@ fn count_edits(changes: &[Change]) -> usize {
 
 fn format_changes(changes: &[Change]) -> String {
     let rows = change::summary(changes);
-    // A row for an edited line has no reason. Such rows begin with a path, which is longer than the name of a
-    // package, so their first column has its own width.
+    // In the rows of edited lines, the reason is empty, and the first column contains a path. A path is
+    // longer than the name of a package, so the first column of these rows has a width of its own.
     let is_edit = |why: &str| why.is_empty();
     let widest = |edits: bool| {
         let rows = rows.iter().filter(|(_, _, why)| is_edit(why) == edits);

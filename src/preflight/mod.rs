@@ -99,7 +99,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     name_commands(outcome, name_as_called)
 }
 
-/// Calls `name` on stdout and stderr, to rename the commands in them.
+/// Uses the function `name` to rename the commands in the stdout and stderr of an outcome.
 fn name_commands(outcome: Outcome, name: fn(&str) -> String) -> Outcome {
     match outcome {
         Outcome::Exit { status, stdout, stderr } => {

@@ -159,8 +159,8 @@ impl Where {
         }
     }
 
-    /// Describes what a `build-image` from here would do. If `strict` changes that, the last line says
-    /// how. The last line is the second line or, if the target could not be identified, the only line.
+    /// Describes in one or two lines what a `build-image` from here would do. If `strict` changes that, the
+    /// last line is `STRICT`. If, in addition, the target could not be identified, `STRICT` is the only line.
     fn describe_consequences(&self) -> Vec<&'static str> {
         const STRICT: &str = "build-image is stopped if a check cannot run (strict)";
         let is_unknown = matches!(self.target, Some(Err(_)));

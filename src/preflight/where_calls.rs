@@ -94,7 +94,8 @@ impl Calls {
     }
 }
 
-/// The command that installs a guard, in a form that works in the current directory.
+/// The command that installs a guard. If the user called `pcluster-preflight` by a path, the command contains
+/// that path, because the name alone may not be found on PATH.
 pub(crate) fn install_command() -> String {
     let path = called_path().filter(|_| is_called_preflight());
     let program = path.map_or("pcluster preflight".into(), |path| quote_for_shell(&lossy(&path)));

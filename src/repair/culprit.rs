@@ -1,4 +1,5 @@
-//! The smallest set of packages that have to move for a test to pass. Pure: the caller runs the test.
+//! Finds a minimal set of packages that have to move for a test to pass: none of them can be left out. Pure:
+//! the caller runs the test.
 //!
 //! `QuickXplain` (Junker, 2004) halves the candidates, and needs at most `2k·log₂(n/k) + 2k` tests for `k`
 //! culprits among `n` candidates. It assumes that a test that passes also passes if more packages are moved.

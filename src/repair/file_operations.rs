@@ -23,10 +23,9 @@ pub fn remove(path: &Path) -> io::Result<()> {
 pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make_directories(directory)?;
-    // Two packages can contain a file with the same path. When the second package's file is placed, `path`
-    // may already be a hard link to the staged file. The temporary file below is then a hard link to the
-    // staged file too. rename(2) does nothing if both paths are hard links to the same file, so the temporary
-    // file would stay.
+    // If two staged packages list the same path, they share one staged file, and it is placed twice. The
+    // second time, both `path` and the temporary file below can be hard links to the staged file. rename(2)
+    // does nothing if both of its paths are hard links to the same file, so the temporary file would stay.
     remove(path)?;
     match content {
         Content::File(source) => {
@@ -48,7 +47,7 @@ fn place_file(source: &Path, path: &Path, directory: &Path, replaced: Option<&Me
         return link_or_copy(source, path).map(drop);
     }
     // The new file needs another owner, group or mode than the staged file. The staged file may be a hard
-    // link into uv's cache, where these must not change, so the new file is a copy.
+    // link to a file in uv's cache, whose owner, group and mode must not change. So the new file is a copy.
     copy(source, &metadata, path)?;
     access.give(path)
 }
@@ -74,8 +73,8 @@ pub fn path_beside(path: &Path) -> PathBuf {
 }
 
 /// Makes a hard link to a file or, if that is impossible (for example on another file system), copies the
-/// file. A copy keeps the modification time: bytecode contains the time of its source, and is invalid if the
-/// source has another one. Returns whether the file was copied.
+/// file. A copy keeps the modification time, because Python ignores the bytecode of a source whose
+/// modification time has changed. Returns whether the file was copied.
 pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<bool> {
     let metadata = source.symlink_metadata()?;
     if metadata.is_symlink() {

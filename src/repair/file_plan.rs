@@ -101,8 +101,8 @@ impl FilePlan {
     /// Plans to replace single files of a distribution, and its RECORD, with those of its edited copy.
     /// The other files are not touched. This matters most for METADATA: if the repair were interrupted while
     /// METADATA is missing, the next call would not find aws-parallelcluster. The place of the journal
-    /// depends on where aws-parallelcluster is, so that call would not find the journal either, and could not
-    /// roll the repair back.
+    /// depends on where aws-parallelcluster is. Therefore, the next call would not find the journal either,
+    /// and could not roll the repair back.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -208,8 +208,8 @@ impl FilePlan {
     }
 }
 
-/// The places of a staged distribution's files: most are in the package directory, and scripts and data files
-/// are in its prefix.
+/// Decides where the files of a staged distribution are installed: scripts and data files in the prefix, all
+/// other files in the package directory.
 struct Places<'a> {
     site: &'a Path,
     old_record: &'a str,
@@ -222,14 +222,14 @@ impl Places<'_> {
         prefix_of(self.site)
     }
 
-    /// Whether a file in the staged RECORD belongs in the prefix. pip lists the script `x` as `../../bin/x`,
-    /// but uv lists it as `bin/x`, and a file of a package called `bin` would have that path too. So if uv
-    /// wrote the RECORD, we look for the first directory of the path in the old distribution. If the old
-    /// distribution has this directory in the prefix, the file belongs in the prefix. If the old distribution
-    /// has this directory only in the package directory, the file belongs in the package directory. If the
-    /// old distribution has this directory in neither place, or if there is no old distribution, the file
-    /// belongs in the prefix only if `USUAL` contains this directory and the new distribution has no package
-    /// of that name.
+    /// Whether a file in the staged RECORD belongs in the prefix. With `--target`, pip lists the script `x`
+    /// as `../../bin/x`, but uv lists it as `bin/x`, and a file of a package called `bin` would have the path
+    /// `bin/x` too. So if uv wrote the RECORD, we look for the first directory of the path (here `bin`) in
+    /// the RECORD of the old distribution. If the old distribution has this directory in the prefix, the file
+    /// belongs in the prefix. If the old distribution has this directory only in the package directory, the
+    /// file belongs in the package directory. If the old distribution has this directory in neither place, or
+    /// if there is no old distribution, the file belongs in the prefix only if `USUAL` contains this
+    /// directory and the new distribution has no package of that name.
     fn is_of_prefix(&self, name: &str) -> bool {
         const USUAL: [&str; 4] = ["bin", "etc", "include", "share"];
         if name.starts_with("../") || !self.staged_by_uv {
@@ -252,7 +252,7 @@ impl Places<'_> {
         })
     }
 
-    /// The relative path from the package directory to the prefix: `../../../`.
+    /// The relative path from the package directory to the prefix, for example `../../../`.
     fn lead(&self) -> String {
         "../".repeat(self.site.strip_prefix(self.prefix()).map_or(0, |below| below.components().count()))
     }

@@ -30,7 +30,7 @@ const MAX_INSTALLER_OUTPUT: u64 = 256 << 20; // bytes
 pub struct Installer<'a> {
     program: Program,
     target: &'a Target,
-    /// The time limit for a child of a check.
+    /// The time limit for a child of a check. Calls that use the network get `MAX_TIMEOUTS` times as long.
     timeout: Duration,
     /// A temporary cache for a uv that the repair has fetched. The user did not ask for uv, so its cache is
     /// not kept.

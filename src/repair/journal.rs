@@ -125,7 +125,9 @@ impl Journal {
         if self.sites.is_empty() { std::slice::from_ref(&self.site) } else { &self.sites }
     }
 
-    /// Refuses this journal if it names a path that no repair of the packages in `site` would write.
+    /// Refuses this journal if it is about another package directory than `site`, if it names a file outside
+    /// [`Self::roots`] or a package outside [`Self::all_sites`], or if its id, its token or the name of a
+    /// copy is invalid.
     pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), String> {
         if self.site != site {
             return Err(format!(
@@ -202,8 +204,8 @@ impl Journal {
         foreign
     }
 
-    /// Whether the environment is still the one that this journal is about: that environment contains the
-    /// journal's token.
+    /// Whether every package directory in this journal contains the journal's token. If not, the environment
+    /// is not the one that the repair changed. Always true for a journal of 0.1.0, which has no token.
     pub fn is_bound(&self) -> Result<bool, String> {
         let Some(token) = &self.token else { return Ok(true) };
         for site in self.all_sites() {

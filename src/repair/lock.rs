@@ -15,8 +15,8 @@ use crate::system::signals::Interrupts;
 /// The time between two attempts to take a lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The time after which a wait is reported even if no progress is shown. Waiting for an exchange of files
-/// usually takes less time.
+/// If the steps of the progress are hidden, a wait is reported only after this time. Waiting for an exchange
+/// of files usually takes less time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tries to take a lock until that succeeds, and reports the text of `waiting` meanwhile. It does not block

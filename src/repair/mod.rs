@@ -7,8 +7,9 @@
 //!    of aws-parallelcluster and with a search ([`culprit`]).
 //! 2. [`stage`](mod@stage) resolves them with uv or pip, and installs them into a separate directory.
 //! 3. [`prove`](mod@prove) runs the check with the staged packages ahead of the environment's own.
-//! 4. [`commit`](mod@commit) replaces the files of the installed packages with the staged ones, in a
-//!    [`transaction`]: a snapshot of the old files and a journal are written first.
+//! 4. [`commit`](mod@commit) replaces the files of the installed packages with the staged ones (this is
+//!    called the exchange), in a [`transaction`]: a snapshot of the old files and a journal are written
+//!    before the exchange.
 //! 5. [`verify`] checks the environment itself. The transaction is then closed, or, if anything has
 //!    failed, rolled back ([`rollback`]).
 //!
@@ -20,8 +21,7 @@
 //! the next call finds the journal and rolls the repair back ([`state`]). A repair outside the environment
 //! ends with the third step: its staged packages are kept as an [`overlay`].
 //!
-//! An undo rolls back the last transaction, or removes the overlay. The callers of this module decide whether
-//! to repair.
+//! An undo rolls back the last transaction, or removes the overlay.
 //!
 //! The other modules:
 //!
@@ -136,7 +136,8 @@ pub struct Repaired {
 ///
 /// # Errors
 /// Returns an error if a step fails, or a signal arrives. The packages are then unchanged, except as
-/// described at [`commit`](fn@commit). If damaged bytecode was already removed, that was reported.
+/// described at [`commit`](fn@commit). Damaged bytecode may have been removed before the error: each removal
+/// was reported on `request.progress`.
 pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<RepairOutcome, Abort> {
     if options.changes_environment() {
         refuse_another_users(find_site(target).as_deref(), &options.command(), &request.real.path)?;
@@ -295,8 +296,9 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    // The check will ask for these edits after it has built a template. If an advisory says that pcluster
-    // does not start, the check builds no template and asks for no edits, so no edits are made ahead.
+    // When the check has built a template, it will ask for the edits that fit the installed files. If an
+    // advisory says that pcluster does not start, the check builds no template and asks for no edits, so no
+    // edits are made ahead.
     let builds = findings.iter().all(|finding| finding.shows == Some(Shows::Template));
     let edits = packages.get(PCLUSTER).filter(|_| builds).map(find_fitting_edits).unwrap_or_default();
     let edits = edits.into_iter().map(|id| WantedEdit { id, is_required: true }).collect();

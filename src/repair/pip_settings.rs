@@ -10,8 +10,8 @@ use crate::system::child::set;
 use crate::system::files;
 
 /// Settings that make pip do something other than what the repair asks for, and the values that prevent that;
-/// `None` removes a variable. A value is better than `None`, because it also overrides pip.conf. Settings
-/// with `None` have no value that means "not set".
+/// `None` removes a variable. A value is better than `None`, because it also overrides pip.conf. `None` is
+/// used only where pip knows no value that means "not set".
 ///
 /// All other settings of the user are kept: indexes, proxies, certificates, constraints, and rules such as
 /// `require-hashes` or `require-virtualenv`. If an installation would break such a rule, pip names the rule

@@ -61,8 +61,8 @@ pub struct Goal {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedEdit {
     pub id: String,
-    /// Whether the repair fails if these edits cannot be made. It fails if their finding blocks the build, or
-    /// if the user has named their finding.
+    /// Whether the repair fails if these edits cannot be made: true if their finding blocks the build, or if
+    /// the user has named their finding.
     pub is_required: bool,
 }
 
@@ -281,8 +281,8 @@ fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<
     let staying =
         installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));
     let lines = staying.flat_map(|(_, distribution)| &distribution.requires);
-    // We do not know here whether the marker of a requirement applies. If such a requirement is met now, it
-    // has to stay met.
+    // We do not know here whether the marker of a requirement applies. A requirement with a marker counts
+    // only if it is met now, so that it stays met, and only if the marker names no extra.
     let counts = |requirement: &Requirement| {
         !requirement.is_optional || !requirement.is_extra && requirement.is_met(installed)
     };

@@ -20,9 +20,9 @@ use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
 /// Proves that the staged packages make the environment ready. First makes the source edits of the goal. If
-/// the check then asks for more edits, makes them too, and checks again. The check before the repair could
-/// not find these edits if no template could be built before the repair, because only a template shows that
-/// an edit is needed. Returns the report if the repair would not achieve its goal.
+/// the check then asks for more edits, makes them too, and checks again. The check before the repair may have
+/// missed these edits: only a template shows that an edit is needed, and sometimes no template can be built
+/// before the repair. Returns the report if the repair would not achieve its goal.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
@@ -79,8 +79,8 @@ fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     by_size.into_values().rev().take(MAX_SOURCES).collect()
 }
 
-/// Whether a report shows that the repair achieves its goal: the verdict is ready, and no finding remains
-/// that was requested or for which edits were made.
+/// Whether a report shows that the repair achieves its goal: the verdict is ready, and the report has no
+/// finding that was requested or for which edits were made.
 pub fn is_met(repair: &Repair, edits: &[String], report: &Report) -> bool {
     report.verdict == Verdict::Ready && find_remaining(repair, edits, report).next().is_none()
 }

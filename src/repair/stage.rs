@@ -16,7 +16,8 @@ use crate::repair::transaction::OVERLAY_PREFIX;
 use crate::text::package_name::PCLUSTER;
 
 /// What uv and pip print if not all requirements can be met. pip also prints "No matching distribution" if it
-/// cannot reach the index, but the output is not searched for these texts then.
+/// cannot reach the index. `Installer::install` then returns an error, so nothing searches pip's output for
+/// these texts.
 pub const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
 
 /// The packages of a repair in a separate directory, which is removed when this value is dropped.
@@ -71,9 +72,9 @@ impl Staged {
     }
 }
 
-/// Resolves and installs the packages to move. All others are pinned at first; if that fails, the
-/// dependencies of the packages to move may move too. The inner error means that the installer found
-/// no solution.
+/// Resolves and installs the packages that have to move. At first, all other packages are pinned. If the
+/// installer then fails, it runs again with fewer pins, in the order of [`Pinned`]. The inner error means
+/// that the installer found no solution.
 pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error>, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));

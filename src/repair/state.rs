@@ -155,7 +155,7 @@ impl Transactions {
         self.unfinished().map_err(|message| Error::repair(message, next))
     }
 
-    /// Removes the files of interrupted repairs if no repair is running.
+    /// Calls [`Self::remove_leftovers`] if no repair is running.
     pub fn remove_leftovers_if_unlocked(&self) {
         let path = self.directory.join("lock");
         let Ok(file) = File::open(path) else { return };
@@ -182,8 +182,8 @@ fn directory_name(site: &Path) -> String {
     name
 }
 
-/// Names the packages and files that a rollback did not restore because others have written them. The text
-/// ends a sentence about what was restored.
+/// Names the packages and files that a rollback did not restore because others have written them. The caller
+/// appends the returned text to a sentence about what was restored.
 pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),

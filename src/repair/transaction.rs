@@ -10,10 +10,11 @@
 //! | `interrupted-ID.json` | gone: another environment is at this path | does nothing until they are back |
 //!
 //! Each step from one of these states to another is a single rename, so a kill always leaves one of these
-//! files. An open transaction (`journal.json`) is always rolled back, never continued. If a step fails, the
-//! repair itself rolls back. If the repair is killed, the next call that finds the journal rolls back.
-//! Writing the token ([`token`]) is the first change to the environment and the last one to be reverted,
-//! because the token distinguishes the environment from others at the same path.
+//! files. An open transaction (`journal.json`) is always rolled back, never continued. If the exchange or
+//! the verification fails, the repair itself rolls the transaction back. If the repair is killed, the next
+//! call that finds the journal rolls the transaction back. Writing the token ([`token`]) is the first change
+//! to the environment and the last one to be reverted, because the token distinguishes the environment from
+//! others at the same path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -59,7 +60,7 @@ impl Transactions {
     ///
     /// # Errors
     /// Returns an error if the open journal exists but cannot be read, because we then do not know which
-    /// files were changed.
+    /// files were changed. Missing permission is no error.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
         let open = self.open_journal();
         // A journal that we have no permission to read is no error: it belongs to another user, whose repair
@@ -270,8 +271,8 @@ impl Transactions {
         Ok(())
     }
 
-    /// Removes the journals and copies of the oldest repairs if there are more than [`MAX_UNDO`]. These
-    /// repairs can no longer be undone.
+    /// If there are more than [`MAX_UNDO`] repairs, removes the journals and snapshots (or the overlays) of
+    /// the oldest repairs, which can then no longer be undone.
     pub fn remove_oldest(&self) {
         for Entry { is_isolated, file, .. } in history::list(&self.directory).into_iter().skip(MAX_UNDO) {
             if is_isolated {
@@ -303,7 +304,8 @@ impl Transactions {
     /// begins with another prefix. The caller holds the lock of [`Self::lock_repair`], so none of these files
     /// belongs to a running repair.
     pub fn remove_leftovers(&self) {
-        // An open transaction needs its snapshot for the rollback.
+        // An open transaction needs its snapshot for the rollback, but `remove_snapshots` does not know
+        // that snapshot, because it does not read the open journal.
         if !self.open_journal().exists() {
             self.remove_snapshots();
         }
@@ -312,8 +314,9 @@ impl Transactions {
         }
     }
 
-    /// Removes the snapshots that no journal names. If a journal cannot be read, nothing is removed, because
-    /// we do not know which snapshot it names.
+    /// Removes the snapshots that belong neither to a closed transaction nor to a journal that was set aside.
+    /// If such a journal cannot be read, nothing is removed, because we do not know which snapshot it names.
+    /// Must not be called while a transaction is open.
     fn remove_snapshots(&self) {
         let in_place = history::list(&self.directory).into_iter().filter(|entry| !entry.is_isolated);
         let journals = in_place.map(|entry| entry.file).chain(self.entries(INTERRUPTED_PREFIX));

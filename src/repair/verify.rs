@@ -1,4 +1,4 @@
-//! The check of the repaired environment itself, before its transaction is closed.
+//! The check of an environment after its packages were exchanged, and before the transaction is closed.
 
 use std::collections::BTreeSet;
 

@@ -104,7 +104,7 @@ fn have_one_fix(one: &Finding, other: &Finding) -> bool {
     one.cost == other.cost && command(one) == command(other)
 }
 
-/// The path without its last `["key"]`.
+/// The part of the path before the last `["key"]`.
 fn strip_key(path: &str) -> &str {
     path.rfind("[\"").map_or(path, |end| &path[..end])
 }

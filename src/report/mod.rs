@@ -129,7 +129,8 @@ impl Report {
         Self { schema_version: 1, verdict, shim, target, packages, checks, findings, denies_warnings: false }
     }
 
-    /// Makes every WARNING block as an ERROR does, in all forms of the report.
+    /// Makes WARNINGs block, as ERRORs do, and sets the status of their checks to failed. An ignored WARNING
+    /// still does not block.
     pub fn deny_warnings(&mut self) {
         self.denies_warnings = true;
         let mut rest = self.findings.as_slice();

@@ -68,8 +68,8 @@ fn describe_setting(cause: &str) -> String {
     }
 }
 
-/// Names the file that raised the exception and its distribution, or gives the file's path if no distribution
-/// is known to own it.
+/// Describes where the exception was raised: the path of `file` below its package directory, and the
+/// distribution that owns `file`. If no owner is known, only the absolute path of `file`.
 fn describe_place(file: &str, owner: Option<&Distribution>) -> String {
     let Some(owner) = owner else { return format!(" (in {file})") };
     let site = owner.metadata.parent().and_then(|site| site.to_str()).unwrap_or_default();

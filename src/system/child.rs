@@ -173,8 +173,9 @@ impl Child<'_> {
         self.spawn(scratch, |expression| expression.stdin_file(reader))?.wait()
     }
 
-    /// Starts the child. Its output goes to files in `scratch`, which has to live as long as the child. Files
-    /// are used because a pipe would stay open if a grandchild outlived the child.
+    /// Starts the child. Its output goes to files in `scratch`, which has to live as long as the child. If
+    /// the output went to a pipe, a process that the child left running could keep the pipe open, and the
+    /// output would not end.
     pub fn start(self, scratch: &Scratch) -> Result<Running, ChildError> {
         self.spawn(scratch, |expression| expression.stdin_null())
     }

@@ -43,8 +43,8 @@ pub fn all() -> impl Iterator<Item = PathBuf> {
 
 /// The program's own directory below a base directory. The base directory is the variable's value if that is
 /// an absolute path. Otherwise, it is `below_home` in HOME, if HOME exists. A HOME that does not exist is not
-/// used, because its user is not supposed to have a home directory. If root ran this program with such a
-/// HOME, the program would create that home directory.
+/// used: a user such as `nobody` is not supposed to have a home directory. If root ran this program with the
+/// HOME of such a user, the program would create that home directory.
 fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let below_home = || absolute("HOME").filter(|home| home.exists()).map(|home| home.join(below_home));

@@ -1,5 +1,4 @@
-//! Makes sure that data is on the disk before the next step begins: writes files atomically, and syncs the
-//! files and directories that a change touched.
+//! Writes and renames files atomically, and syncs files and directories to the disk.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

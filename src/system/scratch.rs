@@ -97,9 +97,10 @@ impl Scratch {
 
     /// The variable and value that make a child put its temporary files into this directory. A check has to
     /// fail if the real pcluster would fail. jsii fails with a relative TMPDIR, so if the TMPDIR of this
-    /// process is relative, the value is relative too. If TMPDIR cannot be used, it is left unchanged,
-    /// because Node.js has to fail with it in the check too. In that case, the variable is TEMP, which Python
-    /// tries after TMPDIR.
+    /// process is relative, the value is relative too.
+    ///
+    /// If the directory in TMPDIR cannot be used, Node.js fails in the real pcluster, and has to fail in the
+    /// check too. So the child keeps that TMPDIR, and the variable is TEMP, which Python tries after TMPDIR.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());

@@ -1,4 +1,4 @@
-//! Trusted files: those that only the caller or root could have written.
+//! Trusted files: those that only root or the caller (the user who runs the shim) could have written.
 
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
@@ -117,7 +117,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// One of the program's own files or directories, which is not trusted.
+/// A file or directory of the program that is not trusted.
 #[derive(Debug)]
 pub struct Refused {
     pub path: PathBuf,

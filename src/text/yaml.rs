@@ -2,8 +2,8 @@
 //!
 //! For each token, the parser looks at every open bracket. The parser has a depth limit of its own, but
 //! applies that limit only after it has read all tokens. An alias costs as much as what it refers to. So
-//! before loading a text, we count its brackets, and compute the size of the document with all aliases
-//! replaced ([`size`]).
+//! before loading a text, we count the brackets that are open at the same time, and compute the size of the
+//! document with all aliases replaced ([`size`]).
 
 pub mod size;
 

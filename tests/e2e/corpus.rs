@@ -1,6 +1,6 @@
 //! Builds each configuration of configurations.rs with the real pcluster, with and without the shim, and
-//! asserts that exit status, output and template are equal. With a broken CDK, the shim stops each
-//! configuration that would build.
+//! asserts that exit status, output and template are equal. The tests with a broken CDK assert that no call
+//! through the shim starts a build.
 //!
 //! By default, only some configurations are built, which takes minutes. With CORPUS=whole, all configurations
 //! are built, which takes about an hour.
@@ -124,7 +124,8 @@ fn difference(direct: &Outcome, guarded: &Outcome) -> String {
     text
 }
 
-/// A sandbox with its own AWS account, and with the corpus in files.
+/// A sandbox with its own AWS account, and with the files of each configuration. Calls without the shim have
+/// one `Side`, and calls through the shim have another.
 struct Side {
     aws: Aws,
     sandbox: RealSandbox,

@@ -103,9 +103,9 @@ impl EnvironmentCopy {
         self.environment.site_packages()
     }
 
-    /// Makes the present state the reference. Tests call this after they have changed packages. A test also
-    /// calls this after it has run pcluster on the machine's own Python, because that Python could change
-    /// packages when it starts.
+    /// Makes the present state the reference. Tests call this after they have changed packages. If a test
+    /// runs pcluster on the machine's own Python, that Python could change the packages when it starts. So
+    /// the test runs pcluster once, and then calls this.
     pub(crate) fn is_right_as_it_is(&mut self) {
         self.reference = self.keep_copy();
     }

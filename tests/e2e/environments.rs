@@ -29,7 +29,7 @@ pub(crate) const GOOD: &str = "3.1.3-cdk-1.204.0";
 /// The newest release. The installer chose the versions of its requirements.
 pub(crate) const NEWEST: &str = "3.16.1";
 
-/// The tags by which pcluster finds its images, without the prefix `parallelcluster:`.
+/// The names of pcluster's own tags in the template's `AmiTags`, without the prefix `parallelcluster:`.
 pub(crate) const TAGS: [&str; 7] =
     ["build_config", "build_log", "image_id", "image_name", "s3_bucket", "s3_image_dir", "version"];
 
@@ -345,8 +345,8 @@ impl Aws {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// The template of a stack, as `aws cloudformation get-template` prints it in `form`
-    /// (`tests/e2e/get_template.py`).
+    /// The output of `aws cloudformation get-template` for a stack. `tests/e2e/get_template.py` describes the
+    /// values of `form`.
     #[track_caller]
     pub(crate) fn template(&self, stack: &str, form: &str) -> String {
         let mut command = Command::new(Environment::named("aws-cli").bin("python"));

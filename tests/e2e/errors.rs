@@ -1,6 +1,6 @@
-//! Each error that a rule can report, caused by a configuration, a parent image or a template, with the real
-//! pcluster. The errors of advisories are tested in `advisories`. A test in `tests/source_rules.rs` requires
-//! a case for each error.
+//! Checks with the real pcluster report each error that a configuration, a parent image or a template can
+//! cause. The errors of advisories are tested in `advisories`. A test in `tests/source_rules.rs` requires a
+//! case for each error.
 
 use std::fs;
 

@@ -10,7 +10,7 @@ use crate::environments::{Environment, GOOD, RealSandbox};
 use crate::support::machine::write_script;
 use crate::support::run::Run;
 
-/// A good environment, with a directory for site hooks on PYTHONPATH.
+/// A good environment, with an empty directory on PYTHONPATH for code that Python runs when it starts.
 fn with_hooks() -> RealSandbox {
     let mut sandbox = RealSandbox::of(GOOD);
     fs::create_dir(sandbox.path("hooks")).unwrap();
@@ -79,7 +79,7 @@ fn a_zip_file_on_the_path_whose_content_changes_is_seen() {
     is_blocked(&sandbox);
 }
 
-/// Python does not compare unchecked bytecode with its source.
+/// Python runs bytecode of the kind `UNCHECKED_HASH` without comparing the bytecode with the source.
 #[test]
 fn bytecode_of_another_release_next_to_good_sources_is_seen() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -154,8 +154,8 @@ fn is_refuted(sandbox: &RealSandbox, id: &str, by: &str) {
     assert!(changes.iter().all(|change| change["why"] == "lambda-runtime"), "no package moves\n{planned}");
 }
 
-/// Writes another version into a distribution's metadata. With `--system-site-packages` and some installers,
-/// metadata and code can differ in this way.
+/// Writes another version into a distribution's metadata. `--system-site-packages` and some installers can
+/// lead to environments in which metadata and code differ in this way.
 fn renumber(site: &Path, dist_info: &str, from: &str, to: &str) {
     let file = site.join(dist_info).join("METADATA");
     let metadata = fs::read_to_string(&file).unwrap();

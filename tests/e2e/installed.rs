@@ -1,5 +1,5 @@
 //! The shim as install.sh installs it, in front of real installations of pcluster: rows 6, 20, 22 and 27 of
-//! the table in tests/traps.rs. Rows 9 and 21 are checked for every launcher in `launchers`.
+//! the table in tests/traps.rs. The module `launchers` checks rows 9 and 21 for every launcher.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -116,8 +116,8 @@ fn pipx_install() {
     directory_is_known("pipx", "shebang", &[]);
 }
 
-/// Runs only if the machine has pyenv, which is in no package index. If pyenv is missing,
-/// scripts/environments reports that.
+/// Runs only if the machine has pyenv. scripts/environments cannot install pyenv, because no package index
+/// has pyenv. If pyenv is missing, scripts/environments reports that.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn pyenv() {

@@ -75,7 +75,7 @@ impl Runner {
         }
     }
 
-    /// Uninstalls flask, without which pcluster does not start: the check has to notice that.
+    /// Uninstalls flask. Then pcluster does not start, and the next check must report that.
     #[track_caller]
     fn breaks(&self, python: &str) {
         self.tries(&format!(

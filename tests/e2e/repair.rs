@@ -113,8 +113,8 @@ fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
 }
 
 /// The real pip, which takes no lock, starts when the repair has begun its snapshot. What pip writes stays,
-/// and everything else is as it was. The repair notices a fast pip before it exchanges the first file, and a
-/// slow pip after that.
+/// and everything else is as it was. If pip is fast, the repair notices pip's changes before the repair
+/// exchanges its first file. If pip is slow, the repair notices them later.
 #[test]
 fn pip_at_the_same_time() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
@@ -182,8 +182,8 @@ impl Aws {
     }
 }
 
-/// Repairs with `--isolated`, which does not change the environment. Then upgrades the environment, so that
-/// the repair is stale.
+/// Asserts that a repair in place is refused, and that the refusal contains `why`. Then asserts that a build
+/// uses a repair made with `--isolated`, until an upgrade of the environment makes that repair stale.
 fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Run, why: &str) {
     let ran = run(&["preflight", "fix"]);
     ran.exits(1);

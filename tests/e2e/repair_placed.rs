@@ -200,7 +200,8 @@ fn a_repair_by_pip_keeps_an_environment_of_its_group() {
     a_repair_keeps_an_environment_of_its_group(BY_PIP, With::Pip);
 }
 
-/// Only a member of a group can give files to that group.
+/// Only a member of a group can give files to that group, so here the new files belong to another group. The
+/// repair fails if members of the old group could then no longer read a file.
 #[test]
 fn a_user_outside_of_the_group_repairs_only_what_everybody_may_read() {
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);

@@ -75,9 +75,9 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let shim = command.spawn().unwrap();
     let pid = Pid::from_child(&shim);
+    let _guard = KillsMarked(&mark);
     // The synthesis is running when a Python and its Node are alive. A Node without a Python does not count:
     // it could be a `node --version`, not the Node that jsii starts.
-    let _guard = KillsMarked(&mark);
     wait_for("the synthesis", || {
         let alive = alive(&mark);
         let of = |name: &str| {

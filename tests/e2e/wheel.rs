@@ -329,7 +329,8 @@ fn pipx_injects_it_beside_the_real_one() {
     assert!(fs::read(bin.join("pcluster")).unwrap() == real, "the real pcluster is another file");
 }
 
-/// `bin` has links to pcluster-preflight and to pcluster. Both are called by their paths.
+/// Asserts that pcluster-preflight, called by its path in `bin`, checks the pcluster in `bin`, although `bin`
+/// is not on PATH. Asserts that this pcluster works.
 #[track_caller]
 fn judges_the_one_beside_it(sandbox: &RealSandbox, bin: &Path) {
     let call = sandbox.call(&bin.join(NAME), &["check", "--no-synth", "--format", "json"]);

@@ -115,10 +115,10 @@ fn a_disk_that_fails_to_write() {
         (true, Sandbox::new().broken_environment_across_file_systems()),
     ] {
         let before = environment.site();
-        // The first syncfs of each thread fails. If the snapshot consists of copies, this is the sync of the
-        // snapshot. A snapshot of hard links needs no syncfs, so with hard links this is the sync of the
-        // exchange. Then a rollback begins. Another thread syncs the files of the rollback, so that sync
-        // fails too, and the transaction stays open.
+        // The first syncfs of each thread fails. If the snapshot consists of copies, the sync of the snapshot
+        // fails. A snapshot of hard links needs no syncfs, so the sync of the exchange fails instead, and a
+        // rollback begins. The rollback runs in another thread than the sync of the exchange, so the first
+        // syncfs of the rollback fails too, and the transaction stays open.
         let first = ["-f", "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=1", "-o", "/dev/null"];
         let run = environment.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
         run.exits(1).prefixed();

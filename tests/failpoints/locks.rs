@@ -25,9 +25,9 @@ fn two_fixes_at_once() {
         let holder = wait_for_holders(&lock, 1)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
         let two = wait_for_holders(&lock, 2);
-        // A third fix is interrupted while it waits for the lock. The shim catches signals from its first
-        // child process on. A fix starts a child process before it opens the lock file, so the third fix
-        // catches this SIGTERM.
+        // A third fix is interrupted while it waits for the lock. The shim begins to catch signals when it
+        // starts its first child process. A fix starts a child process before it opens the lock file, so the
+        // third fix catches this SIGTERM.
         let third = scope.spawn(|| environment.preflight(["fix"]).run());
         let pids = wait_for_holders(&lock, 3);
         // The new PID need not be the highest, because PIDs start again at low numbers.

@@ -22,7 +22,7 @@ fn commands(value: &Value) -> Vec<String> {
     }
 }
 
-/// The commands that can be pasted from a text, and the names and addresses in it.
+/// The commands in a text; and the ids, ARNs, S3 URLs and log groups in the text.
 fn read_text(text: &str) -> (Vec<String>, Vec<String>) {
     let starts = ["pcluster preflight images", "aws ec2"];
     let command = |line: &str| {
@@ -41,7 +41,7 @@ fn read_text(text: &str) -> (Vec<String>, Vec<String>) {
 }
 
 /// Runs a command once for its text and once for its JSON, and returns the JSON. The JSON must contain every
-/// command, name and address of the text.
+/// command, id, ARN, S3 URL and log group of the text.
 fn json_of(sandbox: &Sandbox, prepare: impl Fn(), arguments: &[&str]) -> Value {
     prepare();
     let run = images(sandbox, &[&["-v"], arguments].concat()).run();

@@ -102,8 +102,8 @@ fn uninstall_after_kill(home: &Home) {
 /// A shell script that reads install.sh in pieces: a piece is `L` and a line, or `C` and a character. The
 /// script appends each piece to a text, and then runs the text in a subshell. If the subshell installs
 /// something, the script prints how many characters of install.sh were read. If the piece ends a line and the
-/// text is a complete command, the script runs the text in its own shell too, and starts a new text. This
-/// last step is what a shell does that reads its commands from a pipe.
+/// text is a complete command, the script runs the text in its own shell too, and starts a new text. A shell
+/// that gets install.sh from a pipe runs each complete command in the same way.
 const CUT_OFF: &str = r#"
 line='
 '
@@ -146,8 +146,8 @@ fn cut_off(shell: &str, text: &str, bytes_from: usize) {
     home.is_as_before(&run);
 }
 
-/// Trap 29: a script that is truncated does nothing, whether the script ends after any of its lines, or after
-/// any byte of its last block, which calls `main`.
+/// Trap 29 of tests/traps.rs: a script that is truncated does nothing, whether the script ends after any of
+/// its lines, or after any byte of its last block, which calls `main`.
 #[test]
 fn trap_29_a_script_that_is_cut_off_does_nothing() {
     let text = fs::read_to_string(script()).unwrap();

@@ -112,7 +112,8 @@ impl Home {
         let shell = self.path("tools/bash");
         let call = self.sandbox.call(self.path("tools").join(program), arguments).path(&path);
         let call = call.var("SHELL", shell);
-        // The directory of fish's history.
+        // fish writes its history below XDG_DATA_HOME. By default, the history would be among the user's
+        // files, and the tests compare these files.
         if program == "fish" { call.var("XDG_DATA_HOME", self.path("data")) } else { call }
     }
 

@@ -38,8 +38,8 @@ fn wrappers_are_asked_themselves() {
     }
 }
 
-/// Launchers with the shebang of one Python that start the pcluster of another environment: that other
-/// environment is judged.
+/// Each launcher starts the pcluster of the environment `behind`, and most launchers also name the Python of
+/// the environment `front`. The shim judges `behind`.
 #[test]
 fn scripts_of_python_are_asked_where_they_lead() {
     for (cdk_behind, cdk_of_script, status) in [("1.153.0", "1.204.0", 1), ("1.204.0", "1.153.0", 0)] {

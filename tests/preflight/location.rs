@@ -73,7 +73,7 @@ fn where_tells_the_user_of_a_wheel_to_install_the_guard() {
     let tools = [sandbox.path("tools")];
     let by_path = sandbox.call(sandbox.path("venv/bin/pcluster-preflight"), ["where"]).path(&tools).run();
     by_path.exits(1).holds(by_path.stdout().contains(&format!("`{install}`")), "the command can be pasted");
-    // What `pcluster-preflight install` installs is not on the PATH of a shell that is already running.
+    // After `pcluster-preflight install`, a shell that was already running does not have the shim on PATH.
     std::fs::create_dir_all(sandbox.path("home/.local/share/pcluster-shim/bin")).unwrap();
     let installed = sandbox.path("home/.local/share/pcluster-shim");
     std::fs::hard_link(sandbox.binary(), installed.join("bin/pcluster")).unwrap();

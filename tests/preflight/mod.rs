@@ -1,4 +1,4 @@
-//! The shim's own commands: check, where, advisories, usage; human and JSON, colour, width, status.
+//! `preflight check`, `where` and `advisories`; help, usage errors, and the output on a terminal.
 
 mod advisories; // the list of advisories, and the user's own advisories
 mod location; // `preflight where`

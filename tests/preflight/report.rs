@@ -213,7 +213,7 @@ fn denied_warnings_block() {
     for (format, ending) in [("human", "txt"), ("json", "json"), ("junit", "xml"), ("github", "github.txt")] {
         denied(format).exits(1).is_silent().stdout_matches(&format!("check-denied.{ending}"));
     }
-    // This also holds if only the packages are checked.
+    // With `--no-synth`, a WARNING blocks too.
     sandbox.pcluster(["preflight", "--no-synth", "--deny=warnings"]).run().exits(1).is_silent();
     sandbox.build_image().run().exits(0);
     let run = sandbox.pcluster(["preflight", "check", "--deny", "infos"]).run();

@@ -6,7 +6,7 @@ use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
 /// Options that all commands have may also precede the name of the command. Options of `check` are refused
-/// there, because they would be lost.
+/// there, because the command would not get them.
 #[test]
 fn common_options_may_stand_before_the_command() {
     let sandbox = Sandbox::new();
@@ -149,7 +149,7 @@ fn every_error_has_a_json_form() {
     }
     let run = sandbox.pcluster(["preflight", "chekc", "--format=json"]).run();
     run.exits(2).stdout_matches("usage-command.json");
-    // Help and the version are not errors: their output has no JSON form.
+    // Help has no JSON form: `--format=json` does not change the output.
     let help = sandbox.pcluster(["preflight", "--help"]).run();
     sandbox.pcluster(["preflight", "--help", "--format=json"]).run().exits(0).prints(&help.stdout());
     // The report of `where` contains both what was found and the error.
@@ -159,7 +159,7 @@ fn every_error_has_a_json_form() {
     run.exits(127).holds(report["error"]["message"].is_string() && report["real"].is_null(), "both");
 }
 
-/// A pipeline reads the file of results even after an error, so the error has the form of a result.
+/// A pipeline reads the output even after an error, so the error has the format that `--format` names.
 #[test]
 fn an_error_has_the_form_of_a_pipeline() {
     let sandbox = Sandbox::new();
@@ -171,7 +171,7 @@ fn an_error_has_the_form_of_a_pipeline() {
     call("github").exits(2).stdout_matches("error.github.txt").stderr_matches("error-in-form.txt");
 }
 
-/// One file contains the reports of all environments.
+/// With `--all`, the reports of all environments are in one document.
 #[test]
 fn every_report_of_all_is_in_the_form_of_a_pipeline() {
     let sandbox = Sandbox::new();

@@ -158,7 +158,8 @@ fn a_file_that_two_packages_bring() {
     let cache = sandbox.path("installer/cached");
     sandbox.write(&cache, "of the first");
     sandbox.link("tools/ln", crate::support::machine::on_this_machine("ln"));
-    // uv links from its cache; the RECORDs of both packages list the file.
+    // Like uv, the installer makes `shared.py` a hard link to its cache. Both packages have `shared.py` in
+    // their RECORDs.
     let more = format!(
         "{INSTALL}\nln '{}' \"$target/shared.py\"\n\
          for package in aws_cdk.aws-imagebuilder aws_cdk.core; do\n\

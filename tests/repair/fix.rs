@@ -107,8 +107,8 @@ fn check_fix_repairs_and_checks_again() {
     let environment = sandbox.broken_environment();
     let run = environment.preflight(["check", "--fix", "--no-synth"]).run();
     run.exits(0).prefixed().stderr_matches("check-fix.txt");
-    // `--no-synth` does not apply to the repair, which needs three syntheses: before the repair, with the
-    // staged packages, and in place.
+    // `--no-synth` does not apply to the repair. The repair runs three syntheses: with the old packages, with
+    // the staged packages, and with the new packages after the exchange.
     assert_eq!(sandbox.log().iter().filter(|line| *line == "synth").count(), 3);
     assert_eq!(versions(&environment), REPAIRED);
     // The second time, there is nothing to repair, and stderr stays empty.

@@ -13,7 +13,8 @@ fn what_the_installer_is_asked() {
     environment.preflight(["fix"]).run().exits(0);
     let asked = |file: &str| fs::read_to_string(sandbox.path("installer").join(file)).unwrap();
     assert_eq!(asked("requirements"), "aws-cdk-aws-imagebuilder>=1.153.1\naws-cdk-core~=1.137,>=1.153.1\n");
-    // jsii was pinned only in the first attempt, which had no solution.
+    // These are the constraints of the second attempt. In the first attempt, jsii was pinned too, and the
+    // installer found no solution.
     assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\nsetuptools==80.9.0\n");
     let mut log = sandbox.log();
     assert_eq!(log[0], "identity");

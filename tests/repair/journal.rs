@@ -137,7 +137,8 @@ fn a_journal_that_names_files_outside_is_refused() {
     fs::write(&last, &content).unwrap();
     edit(&last, |journal| journal["site"] = json!("/"));
     environment.preflight(["undo"]).run().exits(1).prefixed();
-    // Commands roll back an open journal, but not this one, because it names `mine`.
+    // A `journal.json` belongs to an interrupted repair, and commands roll that repair back. They do not roll
+    // back this one, because its journal names `mine`.
     edit(&last, |journal| journal["created"][0] = json!(mine));
     fs::rename(&last, last.with_file_name("journal.json")).unwrap();
     environment.preflight([]).run();

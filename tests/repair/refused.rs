@@ -65,7 +65,7 @@ fn a_virtual_environment_with_packages_of_the_system() {
     environment.preflight(["fix"]).run().exits(0).is_silent();
     environment.preflight(["undo"]).run().exits(0);
 
-    // One of the packages that have to move is in the system's directory.
+    // aws-cdk.core, which the repair has to upgrade, is now in the system's directory.
     fs::create_dir_all(system.join("aws_cdk")).unwrap();
     for name in ["aws_cdk/core", "aws_cdk.core-1.153.0.dist-info"] {
         fs::rename(environment.path("site").join(name), system.join(name)).unwrap();
@@ -129,7 +129,7 @@ fn root_does_not_repair_what_another_user_owns() {
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-another-user.txt");
     environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-another-user.txt");
     assert!(!environment.state.join("pcluster-shim").exists(), "no state is made for it");
-    // The guard does not repair outside the environment instead: those files would be root's too.
+    // In mode `fix`, the guard makes no overlay either: the files of the overlay would belong to root.
     let run = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
     run.exits(1).prefixed().stdout_matches("verdicts/blocked-by-advisory.json");
     run.holds(run.stderr().contains("belongs to user 4711"), "it says whose it is");

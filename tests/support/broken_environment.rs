@@ -262,7 +262,8 @@ impl BrokenEnvironment<'_> {
         tree
     }
 
-    /// The packages without times and without the token, because these differ from repair to repair.
+    /// The environment's packages, without the times of their files and without the token. The times and the
+    /// token are different after every repair.
     pub(crate) fn content(&self) -> Tree {
         let mut content = tree(&self.path("site"), false);
         content.remove(Path::new(TOKEN));
@@ -422,7 +423,8 @@ printf '\n%s\n{"full": null}\n%s\n' "$sentinel" "$sentinel"
 "#;
 
 /// The default `install` file of the fake uv and the fake pip. It installs the newest release of CDK that the
-/// requirements allow. If that is 1.204.0 and jsii is pinned, it fails, because 1.204.0 needs a newer jsii.
+/// requirements allow. If the newest allowed release is 1.204.0 and jsii is pinned, the installation fails,
+/// because 1.204.0 needs a newer jsii.
 pub(crate) const INSTALL: &str = r#"
 version=1.204.0
 case $(cat "$requirements") in *'<1.153.0'*) version=1.152.0 ;; esac
@@ -435,8 +437,9 @@ cp -Rp "$here/$version/." "$target"
 /// two releases is an error. A test can write these files into `fake`:
 ///
 /// - `on-proof`: sh code that every synthesis of staged packages runs first.
-/// - `hold`, a FIFO, and `held`, a text: a synthesis of installed packages waits if its release of CDK or its
-///   arguments contain the text. The wait ends when the test has opened the FIFO for writing and closed it.
+/// - `hold` (a FIFO) and `held` (a text file): if the release of CDK or the arguments of a synthesis of
+///   installed packages contain the text in `held`, this synthesis waits. It continues when the test has
+///   opened `hold` for writing and closed it again.
 const SYNTH: &str = r#"
 entries=$(cat "$request"); entries=${entries#*\[}; entries=${entries%%\]*}
 IFS=,

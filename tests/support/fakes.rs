@@ -57,7 +57,8 @@ if __name__ == '__main__':
 /// Prints a file as the answer.
 const ANSWER: &str = r#"printf '\n%s\n' "$sentinel"; cat "$fake/@FILE@.json"; printf '\n%s\n' "$sentinel""#;
 
-/// Prints the identity. Its `sysPath` has PYTHONPATH after the script's directory, unless `flags` has `-E`.
+/// Prints `identity.json`. The first directory in PYTHONPATH becomes the second entry of `sysPath`, unless
+/// `flags` contains `-E`.
 const IDENTITY: &str = r#"read -r answer <"$fake/identity.json"
 case $answer in *'"-E"'*) PYTHONPATH= ;; esac
 before=${answer%%'"sysPath":['*} after=${answer#*'"sysPath":['}
@@ -131,7 +132,8 @@ impl Environment<'_> {
         self.root.join(name)
     }
 
-    /// Sets the identity that the environment's Python reports: the default, with these keys added or replaced.
+    /// Sets the identity that the environment's Python reports: the default, with these keys added
+    /// or replaced.
     pub(crate) fn is(&self, more: &[(&str, Value)]) {
         let mut answer = json!({
             "executable": self.path("bin/python"),

@@ -68,8 +68,8 @@ fn redacted_line(line: &str) -> String {
 
 /// Redacts the letters and digits that follow the prefix, because they differ from run to run.
 fn without_random(line: &str, prefix: &str) -> String {
-    // A sentinel has `:` between its two numbers. The name of a snapshot, of a journal or of an isolated
-    // repair has `-` between the time and the PID.
+    // A sentinel has `:` between its two numbers. The snapshot, the journal and the overlay of a repair have
+    // `-` between the time and the PID in their names.
     let separator = match prefix {
         "pcluster-shim:" => Some(':'),
         "snapshot-" | "/repair-" | "/isolated-" => Some('-'),

@@ -14,7 +14,7 @@
 //! | `lustre_client` | true: only builds that install the Lustre client; a build does not install it if `Build.Installation.LustreClient.Enabled` is false |
 //! | `by_release` | true: if the parent is not known, the release alone gives an INFO |
 //! | `effect` | completes "aws-parallelcluster VERSION …" |
-//! | `cost`, `fix` | what it costs to build anyway, a sentence; what to do instead |
+//! | `cost`, `fix` | `cost`: what it costs to build anyway, as a sentence. `fix`: what to do instead |
 //! | `references` | https URLs of the sources |
 
 use std::collections::BTreeSet;

@@ -41,7 +41,7 @@ pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> 
 
 /// Returns specifiers that exclude the affected releases. If the affected range is a single specifier that
 /// has an opposite, returns the opposite, such as `<82` for `>=82`. Otherwise, returns the specifiers of the
-/// fix's `upgrade`, or none if the fix is only advice, or moves the packages of a pattern.
+/// fix's `upgrade`, but none if the fix is only advice, or if its `packages` are a pattern (`aws-cdk.*`).
 fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     let Some((package, affected)) = advisory.package() else { return Vec::new() };
     if let Affected::Releases(affected) = affected

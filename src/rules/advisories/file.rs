@@ -10,9 +10,9 @@
 //! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
 //! | `affected` | the affected releases of the package (PEP 440); `mixed`: the packages that match are at different versions; `absent`: the package is not installed |
 //! | `runtime`, `refused_from` | instead of `package` and `affected`: a Lambda runtime that the template asks for, and the day from which AWS refuses new functions with it |
-//! | `shows` | where an environment shows the fault: `start` (pcluster does not start), `template` (the template is incomplete) or `later`, the default. An advisory with `start` is refuted if pcluster starts, one with `template` if the template is complete; nothing can refute one with `later` |
+//! | `shows` | where the fault shows: `start` (pcluster does not start), `template` (the template is incomplete) or `later` (during the build or after it; the default). An advisory with `start` is refuted if pcluster starts. An advisory with `template` is refuted if the template is complete. An advisory with `later` cannot be refuted |
 //! | `effect` | completes "PACKAGE VERSION …"; for `mixed`, "PACKAGE packages are at different versions (…); …"; for `absent`, "PACKAGE is not installed, …"; for a runtime, "the template uses Lambda runtime RUNTIME, …" |
-//! | `cost` | what it costs to build anyway, a sentence |
+//! | `cost` | what it costs to build anyway, as a sentence |
 //! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440). Or, instead of these three, `advice`: what the user has to do |
 //! | `only_constraints` | true: only `preflight constraints` uses the advisory. It is not compared with environments, because the affected release cannot be installed |
 //! | `references` | https URLs of the sources |

@@ -16,8 +16,8 @@ const RELEASE_DATES: &str = include_str!("release_dates.txt");
 /// Releases that upstream has announced, but that are not on `PyPI`, so we have not tested them.
 const UNMEASURED: [&str; 2] = ["3.16.2", "3.16.3"];
 
-/// The oldest Python that each release supports, according to the metadata of the releases. A row applies to
-/// its release and to all later releases, except those to which a row before it applies.
+/// The oldest Python that each release supports, according to the metadata of the releases. The first
+/// row whose release is not later than a given release applies to the given release.
 const REQUIRED_PYTHON: [([u64; 2], &str); 3] = [([3, 12], "3.9"), ([3, 2], "3.7"), ([3, 0], "3.6")];
 
 /// Every release with the time of its upload (RFC 3339).

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::rules::template::cloudformation::select_resources;
 use crate::rules::template::recipe::RECIPE;
 
-/// What to look up for a build, according to its template: in AWS or, if a script has an `https` URL, at
-/// that URL.
+/// What to look up for a build. A script with an `https` URL is looked up at its host, everything else in
+/// AWS. All values are from the build's template.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Questions {
     /// The id of an AMI, or the ARN of an Image Builder image.

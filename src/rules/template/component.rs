@@ -51,8 +51,9 @@ impl Component {
         lines.filter(|line| !line.starts_with('#')).collect()
     }
 
-    /// The operating systems that the release supports, by pcluster's names; empty if the component does not
-    /// list them as the known releases do.
+    /// The operating systems that the release supports, by pcluster's names. The names are read from the
+    /// commands of `OS_STEP`, where all known releases put each name in single quotes. Empty if there is no
+    /// such name.
     pub fn supported_systems(&self) -> BTreeSet<String> {
         let commands = self.steps().filter(|step| step["name"] == OS_STEP).flat_map(commands_of);
         // If a text is split at its quotes, every second part was quoted.

@@ -21,7 +21,8 @@ const COMMON_ROLE: &str = ":role/parallelcluster/PClusterBuildImageCleanupRole-"
 /// The releases from 3.14.0 on that have the issue `LOG_GROUP`.
 const WITHOUT_LOG_GROUP: &str = ">=3.14.0,<3.16.3";
 
-/// An issue, and the actions whose absence indicates it.
+/// An issue of the clean-up role. A role that lacks one of the `actions` has the issue. `LOG_GROUP` and
+/// `REVISION_1` are found in other ways.
 struct Issue {
     id: &'static str,
     actions: &'static [&'static str],

@@ -264,8 +264,9 @@ fn is_of_ami_name(letter: char) -> bool {
 
 /// Describes what Image Builder's API does not allow in a name. The API limits the name's length, and
 /// requires this pattern: `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$`. `own` is the name without
-/// the placeholder of the build date. `is_known` means that `own` contains no other placeholder. In that
-/// case, the caller has checked that EC2 allows all characters of `own`: `own` contains no `:`, `{` or `}`.
+/// the placeholder of the build date. `is_known` means that `own` contains no other placeholder. The check of
+/// such an `own` leaves out the `:`, `{` and `}` of the pattern, because the caller has already refused every
+/// character that EC2 does not allow.
 fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {

@@ -6,8 +6,8 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-/// The maximum for nodes plus bytes of text, in a document with all its aliases replaced. A file of 1 MB
-/// without aliases has fewer.
+/// The largest allowed sum of nodes and bytes of text, in a document with all its aliases replaced. In a file
+/// of 1 MB without aliases, the sum is always smaller.
 const MAX_EXPANDED: usize = 2 << 20;
 
 /// Whether a document has more than `MAX_EXPANDED` nodes and bytes. An error in the document ends the count.

@@ -181,8 +181,8 @@ def template(build, parent):
             "MemorySize": 128, "Runtime": "python3.12", "Tags": as_list(own), "Timeout": 900}, after),
     }
     if build["stack"] == "creating":
-        # moto waits until DeleteStackFunction reports its end. The function never does, so the stack
-        # stays CREATE_IN_PROGRESS.
+        # moto waits until DeleteStackFunction reports that HeldBack has been created. The function never
+        # reports anything, so the stack stays CREATE_IN_PROGRESS.
         token = {"Fn::GetAtt": ["DeleteStackFunction", "Arn"]}
         resources["HeldBack"] = ("Custom::HeldBack", {"ServiceToken": token}, ["DeleteStackFunction"])
     return yaml.dump({"Resources": {

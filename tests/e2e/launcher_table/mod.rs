@@ -891,8 +891,8 @@ fn pex() {
         |place| {
             let required = place.path("required");
             link_packages(Packages::Good, &required);
-            // Python reads no .pth files in this directory, so no .pth file can start the spy. Instead,
-            // botocore starts the spy, because pcluster imports botocore.
+            // Python reads no .pth files in this directory, so no .pth file can start the spy (`SPY` in
+            // place.rs). Instead, botocore starts the spy, because pcluster imports botocore.
             let real = Packages::Good.environment().site_packages().join("botocore");
             fs::remove_file(required.join("botocore")).unwrap();
             let code = format!(

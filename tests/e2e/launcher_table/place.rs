@@ -119,8 +119,8 @@ impl Place {
         self.launcher = launcher;
     }
 
-    /// Adds the spy to PYTHONPATH. This is for a launcher whose Python does not run the `.pth` file next to
-    /// its packages.
+    /// Sets PYTHONPATH to the directories `behind`, followed by the spy's directory. This is for a launcher
+    /// whose packages are in `behind`, because Python runs no `.pth` file in a directory of PYTHONPATH.
     pub(crate) fn spy_by_python_path(&mut self, behind: &[PathBuf]) {
         write(&self.path("spy/sitecustomize.py"), SPY);
         let entries = behind.iter().cloned().chain([self.path("spy")]);
@@ -358,7 +358,7 @@ pub(crate) fn link_all(packages: Packages, site: &Path) {
     }
 }
 
-/// Links only the CDK, as if pip had installed it into another directory.
+/// Links only the CDK into a directory, as if pip had installed only the CDK there.
 pub(crate) fn link_cdk(packages: Packages, site: &Path) {
     fs::create_dir_all(site).unwrap();
     for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
@@ -377,7 +377,8 @@ fn unlink_packages(site: &Path) {
     }
 }
 
-/// Adds the spy as `sitecustomize`, for a directory that only PYTHONPATH names.
+/// Adds the spy to a directory, as `sitecustomize`. In a directory of PYTHONPATH, Python runs a
+/// `sitecustomize`, but no `.pth` file.
 pub(crate) fn customize(site: &Path) {
     write(&site.join("sitecustomize.py"), SPY);
 }
