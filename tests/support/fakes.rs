@@ -17,8 +17,8 @@ use crate::support::sandbox::Sandbox;
 pub(crate) const GOOD: &str = include_str!("../fixtures/template-good.json");
 pub(crate) const BAD: &str = include_str!("../fixtures/template-bad.json");
 
-/// A fake Python, written in sh. For each task (report the identity, build a template, run the launcher, …),
-/// it runs a different file in `fake`. This file can use $sentinel, if the task has one, and "$@".
+/// A fake Python, written in sh. For each task (report the identity, build a template, run the launcher,
+/// …), it runs a different file in `fake`. This file can use $sentinel, if the task has one, and "$@".
 const PYTHON: &str = r#"#!/bin/sh
 log=@LOG@
 fake=@FAKE@

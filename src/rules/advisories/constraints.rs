@@ -9,8 +9,8 @@ use crate::model::finding::Level;
 use crate::rules::advisories::{Advisory, Affected, contains};
 use crate::text::package_name::{is_pattern, normalised};
 
-/// The constraints for a release of aws-parallelcluster, one per line. If no Python version is given, lines that
-/// apply only to some Pythons have a marker.
+/// The constraints for a release of aws-parallelcluster, one per line. If no Python version is given, lines
+/// that apply only to some Pythons have a marker.
 pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> Vec<String> {
     let mut lines: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for advisory in advisories {

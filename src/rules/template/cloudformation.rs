@@ -41,8 +41,8 @@ pub fn parse(input: &[u8]) -> Result<Value, String> {
     }
 }
 
-/// Removes the last lines of the output of `aws cloudformation get-template --output text`: one for each stage of
-/// the template.
+/// Removes the last lines of the output of `aws cloudformation get-template --output text`: one for each
+/// stage of the template.
 fn strip_stages(text: &str) -> &str {
     text.find("\nSTAGESAVAILABLE\t").map_or(text, |end| &text[..=end])
 }

@@ -1,4 +1,5 @@
-//! The component of pcluster in a template: the commands that install pcluster's software on the instance. Pure.
+//! The component of pcluster in a template: the commands that install pcluster's software on the instance.
+//! Pure.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Findings with the same cause, merged into one with a count and the first paths. Pure.
 //!
-//! A template of 1 MB has room for some 300,000 incorrect distributions; with a finding for each, the report would
-//! be a hundred times as large as the template.
+//! A template of 1 MB has room for some 300,000 incorrect distributions; with a finding for each, the
+//! report would be a hundred times as large as the template.
 
 use std::collections::HashMap;
 

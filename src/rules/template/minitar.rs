@@ -1,4 +1,5 @@
-//! The gem minitar 1.0, which breaks Berkshelf: builds of 3.8.0 to 3.9.3 have installed it since 2024-08-06. Pure.
+//! The gem minitar 1.0, which breaks Berkshelf: builds of 3.8.0 to 3.9.3 have installed it since
+//! 2024-08-06. Pure.
 //!
 //! The rule reads the component in the template. pcluster takes the component from one of its installed
 //! files, so the rule accepts a file that was corrected by hand. Releases other than 3.8.0 to 3.9.3 are not

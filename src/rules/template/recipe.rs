@@ -1,4 +1,5 @@
-//! The image recipe: components of another region, and a volume that is smaller than what pcluster reserves. Pure.
+//! The image recipe: components of another region, and a volume that is smaller than what pcluster
+//! reserves. Pure.
 
 use std::str::FromStr as _;
 
