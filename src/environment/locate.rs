@@ -42,9 +42,10 @@ pub struct Real {
     /// they are called.
     pub path: PathBuf,
     pub found_by: FoundBy,
-    /// How the exec changes PCLUSTER_SHIM_TRIED, the variable of [`LoopGuard`]. With this variable, the shim
-    /// recognises a program that starts `pcluster` again. A console script of aws-parallelcluster never does
-    /// that, so the exec of a console script removes the variable. `None` if there is no variable to remove.
+    /// How the exec changes `PCLUSTER_SHIM_TRIED`, the variable of [`LoopGuard`]. With this variable, the
+    /// shim recognises a program that starts `pcluster` again. A console script of aws-parallelcluster
+    /// never does that, so the exec of a console script removes the variable. `None` if there is no
+    /// variable to remove.
     guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 
