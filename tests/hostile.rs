@@ -191,7 +191,7 @@ fn whatever_the_umask_the_state_of_repairs_is_the_callers_alone() {
     }
 }
 
-/// Trap 25 of tests/traps.rs: concurrent checks share nothing that they could damage.
+/// Concurrent checks share nothing that they could damage.
 #[test]
 fn trap_25_many_at_once_are_all_checked() {
     let sandbox = Sandbox::new();

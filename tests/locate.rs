@@ -25,7 +25,7 @@ fn path(sandbox: &Sandbox, directories: &[&str]) -> Vec<PathBuf> {
     ["shim"].iter().chain(directories).chain(&["tools"]).map(|name| sandbox.path(name)).collect()
 }
 
-/// Traps 1 and 2: every name, copy and build of the shim is recognized as the shim.
+/// Every name, copy and build of the shim is recognized as the shim.
 #[test]
 fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
     let sandbox = Sandbox::new();
@@ -50,7 +50,7 @@ fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
     copied.run().exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 3: the launcher execs the first pcluster on PATH, which is the shim.
+/// The launcher execs the first pcluster on PATH, which is the shim.
 #[test]
 fn trap_03_an_exec_loop_is_an_error() {
     let sandbox = Sandbox::new();
@@ -79,7 +79,7 @@ fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
     run.exits(127).prints("").prefixed().stderr_matches("locate-loop-of-replaced.txt");
 }
 
-/// Trap 4: PATH contains the shim, a launcher of another shim manager (such as pyenv), and the real pcluster.
+/// PATH contains the shim, a launcher of another shim manager (such as pyenv), and the real pcluster.
 /// If that launcher starts the shim again, the shim skips the launcher and runs the real pcluster. The real
 /// pcluster also runs if the launcher is first on PATH.
 #[test]
@@ -103,7 +103,7 @@ fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     first.run().exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 5: a call that the real program makes is guarded. The shim ignores the paths in an inherited
+/// A call that the real program makes is guarded. The shim ignores the paths in an inherited
 /// `PCLUSTER_SHIM_TRIED`, because the PID in the variable is that of another process.
 #[test]
 fn trap_05_a_nested_call_is_guarded_like_any_other() {
@@ -145,8 +145,7 @@ fn a_spawn_loop_without_end_is_ended() {
     assert!((25..=100).contains(&levels), "{levels} levels");
 }
 
-/// Trap 17: an empty or relative entry of PATH depends on the current directory, which could contain
-/// any program.
+/// An empty or relative entry of PATH depends on the current directory, which could contain any program.
 #[test]
 fn trap_17_a_planted_program_in_the_current_directory_is_not_run() {
     let sandbox = Sandbox::new();
@@ -192,8 +191,8 @@ fn a_directory_that_may_not_be_entered_is_passed_over() {
     run.exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 24: without a real pcluster, every command that needs one exits with 127, as a shell does if it does
-/// not find a command.
+/// Without a real pcluster, every command that needs one exits with 127, as a shell does if it does not
+/// find a command.
 #[test]
 fn trap_24_without_a_real_pcluster_every_command_says_so() {
     let sandbox = Sandbox::new();
@@ -207,8 +206,7 @@ fn trap_24_without_a_real_pcluster_every_command_says_so() {
     sandbox.pcluster(["preflight", "--help"]).path(&[sandbox.path("shim")]).run().exits(0);
 }
 
-/// Trap 20: the message names the interpreter that is gone. The kernel would report that the script
-/// is missing.
+/// The message names the interpreter that is gone. The kernel would report that the script is missing.
 #[test]
 fn a_dead_interpreter_is_named_when_the_real_program_cannot_start() {
     let sandbox = Sandbox::new();

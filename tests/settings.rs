@@ -148,8 +148,8 @@ fn variables_that_are_at_fault() {
     }
 }
 
-/// If a variable has an invalid value, a warning names the value that is used instead. Without this warning,
-/// a typo could switch the guard off unnoticed, because the config file may have `mode: off`.
+/// An invalid variable is ignored, and a warning names the value that is used instead. That value comes
+/// from the config file: if the file has `mode: off`, a typo in the variable leaves the guard off.
 #[test]
 fn the_value_that_is_used_instead_of_a_bad_one_is_named() {
     let sandbox = Sandbox::new();
@@ -165,7 +165,7 @@ fn the_value_that_is_used_instead_of_a_bad_one_is_named() {
     sandbox.build_image().var("PCLUSTER_SHIM_MODE", "OFF").run().exits(0).is_silent();
 }
 
-/// Trap 31 (a row of the table in tests/traps.rs): mode off works, whatever is malformed.
+/// Mode off works, whatever is malformed.
 #[test]
 fn mode_off_works_whatever_is_at_fault() {
     let sandbox = Sandbox::new();

@@ -190,7 +190,7 @@ fn trap_13_ctrl_c_in_a_terminal() {
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
-/// Trap 14: if the caller's streams are a terminal, the real program's are too, even after a check.
+/// If the caller's streams are a terminal, the real program's are too, even after a check.
 #[test]
 fn trap_14_the_terminal_is_left_to_the_real_program() {
     let sandbox = Sandbox::new();

@@ -120,7 +120,7 @@ fn it_needs_no_pcluster_and_starts_nothing() {
 }
 
 /// Even if a template contains a megabyte of faults, the report is short: faults with the same cause share
-/// a finding, which has a count and the first places.
+/// a finding, which has their number and the first few of their places.
 #[test]
 fn a_report_is_bounded_whatever_the_template() {
     const MEGABYTE: usize = 1_000_000;

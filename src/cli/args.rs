@@ -61,7 +61,7 @@ impl Preflight {
         Ok(parsed)
     }
 
-    /// The arguments of `check`, whether or not its name was given.
+    /// The arguments of `check`, which is also the command if the user names none.
     fn check_arguments(&self) -> &CheckArgs {
         match &self.command {
             Some(Command::Check(check)) => check,

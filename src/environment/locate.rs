@@ -67,7 +67,8 @@ impl Real {
 #[derive(Debug)]
 pub struct Search {
     path: OsString,
-    /// The directory in the path by which `pcluster-preflight` was called. It is searched before PATH.
+    /// If `pcluster-preflight` was called by a path: the directory that this path names. It is searched
+    /// before PATH.
     first: Option<PathBuf>,
     named: Option<(PathBuf, FoundBy)>,
     loop_guard: LoopGuard,

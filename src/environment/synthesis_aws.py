@@ -64,5 +64,5 @@ def describe_image(image_id):
         "Tags": [],
     }
     known = IMAGES.get(image_id, {})
-    # A description in IMAGES may come from a file, and may lack any key.
+    # A description in IMAGES may come from a file, so each of its keys may be missing.
     return dict(image, **{name: value for name, value in known.items() if value not in (None, [])})

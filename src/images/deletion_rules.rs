@@ -151,7 +151,7 @@ impl Examined<'_> {
         stays
     }
 
-    /// A log group that is not deleted, although it may belong only to this AMI; with the reason.
+    /// A log group that is not deleted, although perhaps no other AMI uses it; with the reason.
     fn find_kept_logs(&self, arn: &BuildArn) -> Option<(String, String)> {
         if !self.has_logs_alone(arn) {
             return None;

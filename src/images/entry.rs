@@ -90,7 +90,8 @@ pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String
     headline("deleted", image) + &line(&format_contents(image)) + &notes + &left + &addresses
 }
 
-/// Reasons, addresses and tags; empty without `-v`.
+/// The reasons, the tags, and what belongs to the AMI (snapshots, S3 directory, log group); empty without
+/// `-v`.
 fn describe_details(listing: &Listing, image: &Image, verb: &str, tags: &Tags) -> String {
     if !listing.is_verbose {
         return String::new();

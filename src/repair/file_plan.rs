@@ -180,8 +180,8 @@ impl FilePlan {
         prefixes.into_iter().map(Path::to_owned).collect()
     }
 
-    /// Whether a directory stays when its last file is removed: it is a prefix, or it is directly in a
-    /// prefix, as `bin` is.
+    /// Whether a directory stays when its last file is removed. A prefix stays, and so does a directory
+    /// directly in a prefix, such as `bin`.
     pub fn keeps(&self, directory: &Path) -> bool {
         let is_top = |site: &Path, prefix: &Path| {
             directory == prefix || prefix != site && directory.parent() == Some(prefix)

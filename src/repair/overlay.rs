@@ -118,7 +118,7 @@ fn remove_stale(state: &Transactions, target: &Target, packages: &Packages) -> u
     removed
 }
 
-/// Removes an overlay, and returns its changes.
+/// Removes an overlay, and returns the package changes that it contained.
 pub fn remove_overlay(entry: &Entry) -> Vec<Change> {
     let changes = read_changes(entry);
     let _ = fs::remove_file(&entry.file);

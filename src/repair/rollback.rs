@@ -73,8 +73,8 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     let above = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect::<BTreeSet<_>>();
     let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
     needed.for_each(make_directory);
-    // An old file without a copy is already in place: otherwise its copy would have been reported as
-    // missing above.
+    // If an old file has no copy, the file itself is in place: otherwise `find_missing_copies` would have
+    // reported it.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
     // The directories of the added files may be empty now. If another installer has replaced a package, the

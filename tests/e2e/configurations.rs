@@ -46,7 +46,7 @@ fn launch_permission(json: &str) -> String {
     ))
 }
 
-/// All configurations, the odd ones first.
+/// All configurations. Those with `is_odd` come first.
 pub(crate) fn all() -> Vec<Configuration> {
     let parts = [image(), tagged(), distributed(), built(), developed(), placed(), written()];
     let mut all: Vec<_> = parts.into_iter().flatten().collect();

@@ -1,6 +1,6 @@
-//! Checks with the real pcluster report each error that a configuration, a parent image or a template can
-//! cause. The errors of advisories are tested in `advisories`. A test in `tests/source_rules.rs` requires a
-//! case for each error.
+//! With the real pcluster, a check reports each error that a configuration, a parent image or a template
+//! can cause. The errors of advisories are tested in `advisories`. A test in `tests/source_rules.rs`
+//! requires a case for each error.
 
 use std::fs;
 

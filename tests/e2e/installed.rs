@@ -189,8 +189,8 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
     assert_eq!(fs::read_dir(inside("tmp")).unwrap().count(), 0);
 }
 
-/// Trap 6: in every kind of environment that can be activated, the call is guarded and that environment's
-/// pcluster answers. `where` reports that calls from scripts are not guarded while the environment is active.
+/// In every kind of environment that can be activated, the call is guarded and that environment's pcluster
+/// answers. `where` reports that calls from scripts are not guarded while the environment is active.
 #[test]
 fn trap_06_an_activated_environment_is_guarded_and_used() {
     let launchers =
@@ -245,7 +245,7 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
     }
 }
 
-/// Trap 20: the base Python of an environment is gone, so the environment's own Python is a broken link.
+/// The base Python of an environment is gone, so the environment's own Python is a broken link.
 #[test]
 fn trap_20_a_base_python_that_is_gone_is_named() {
     let long = [format!("pip-{LONG}"), format!("uv-{LONG}")];
@@ -288,9 +288,8 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
     }
 }
 
-/// Trap 22, "the check sees another Python": a check reads the packages of the launcher's Python, even if a
-/// `sitecustomize` prints text. Packages on PYTHONPATH and in the user's site directory have the same effect
-/// on a check as on the real pcluster.
+/// A check reads the packages of the launcher's Python, even if a `sitecustomize` prints text. Packages on
+/// PYTHONPATH and in the user's site directory have the same effect on a check as on the real pcluster.
 #[test]
 #[ignore = "long"]
 fn trap_22_noise_and_other_directories_change_nothing() {
@@ -315,8 +314,8 @@ fn trap_22_noise_and_other_directories_change_nothing() {
     }
 }
 
-/// Trap 27: a forced installation of aws-parallelcluster puts its launcher into ~/.local/bin. The shim has
-/// its own directory, which stays first on PATH.
+/// A forced installation of aws-parallelcluster puts its launcher into ~/.local/bin. The shim has its own
+/// directory, which stays first on PATH.
 #[test]
 fn trap_27_a_forced_installation_leaves_the_shim_first() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);

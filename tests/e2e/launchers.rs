@@ -42,7 +42,7 @@ fn is_known(sandbox: &mut RealSandbox, launcher: &Path, form: &str, arguments: &
     assert_eq!(target["interpreter"], json!(real), "{ran}");
     assert_eq!(target["pclusterVersion"], "3.1.3", "{ran}");
     assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
-    // Trap 9 of tests/traps.rs: the real pcluster is called by the same name as without the shim.
+    // The real pcluster is called by the same name as without the shim.
     let shim = sandbox.path("shim/pcluster");
     assert_eq!(really_runs(sandbox, &shim), (real, name));
     let direct = sandbox.call(launcher, &["no-such-command"]).run();

@@ -312,8 +312,7 @@ fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     assert!(Path::new(&copy.site()).is_dir());
 }
 
-/// Trap 22 of tests/traps.rs: the dry run of a repair works even if a `sitecustomize` prints in every Python
-/// that the repair starts.
+/// The dry run of a repair works even if a `sitecustomize` prints in every Python that the repair starts.
 fn noise_does_not_keep_from_a_repair(with: With) {
     let mut copy = EnvironmentCopy::of(BY_PIP, with);
     let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";

@@ -104,8 +104,8 @@ fn in_place_the_environment_is_guarded() {
     in_place(&home, &["--uninstall"]);
 }
 
-/// Trap 27 of tests/traps.rs: a launcher that pip or uv writes over the shim is newer than the one that the
-/// shim replaced. The newer launcher is used and reported, and the next installation guards it.
+/// A launcher that pip or uv writes over the shim is newer than the one that the shim replaced. The newer
+/// launcher is used and reported, and the next installation guards it.
 #[test]
 fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let home = Home::new();

@@ -146,8 +146,8 @@ fn cut_off(shell: &str, text: &str, bytes_from: usize) {
     home.is_as_before(&run);
 }
 
-/// Trap 29 of tests/traps.rs: a script that is truncated does nothing, whether the script ends after any of
-/// its lines, or after any byte of its last block, which calls `main`.
+/// A script that is truncated does nothing, whether the script ends after any of its lines, or after any
+/// byte of its last block, which calls `main`.
 #[test]
 fn trap_29_a_script_that_is_cut_off_does_nothing() {
     let text = fs::read_to_string(script()).unwrap();
@@ -200,7 +200,7 @@ fn a_reader_that_goes_away_stops_nothing() {
     assert!(home.prefix().join("env").is_file());
 }
 
-/// Trap 26: the shim is replaced again and again during a hundred calls, and no call fails.
+/// The shim is replaced again and again during a hundred calls, and no call fails.
 #[test]
 fn trap_26_the_shim_is_replaced_while_it_runs() {
     let home = Home::new();

@@ -91,8 +91,8 @@ impl Answers {
     }
 }
 
-/// Traps 6 and 8 of tests/traps.rs: one live shell from before the installation until after the uninstall,
-/// with an environment activated and deactivated in between.
+/// One live shell from before the installation until after the uninstall, with an environment activated and
+/// deactivated in between.
 #[test]
 fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninstall() {
     for shell in ["bash", "zsh", "fish"] {

@@ -1,5 +1,5 @@
-//! The lints of install.sh, a checkout, the program as its own installer, and settings that do not make an
-//! installation fail.
+//! Lints install.sh. Tests an installation from a checkout and one by the program itself, and settings that
+//! do not make an installation fail.
 
 use std::fs;
 

@@ -7,9 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::{Home, SHELLS, STARTS, STARTUP, as_other_user};
 
-/// Traps 7 and 30 of tests/traps.rs: each existing startup file gets one line, even from two installations.
-/// In each shell that reads the file, the shim is first on PATH and is there only once. The uninstall
-/// restores the files byte for byte.
+/// Each existing startup file gets one line, even from two installations. In each shell that reads the
+/// file, the shim is first on PATH and is there only once. The uninstall restores the files byte for byte.
 #[test]
 fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_for_byte() {
     let mut written = BTreeMap::new();

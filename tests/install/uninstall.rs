@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 
 use super::{Home, collect};
 
-/// Trap 28 of tests/traps.rs: an uninstall removes neither the user's own files nor directories that are not
-/// the shim's, even if `--prefix` or a variable has an odd or empty value.
+/// An uninstall removes neither the user's own files nor directories that are not the shim's, even if
+/// `--prefix` or a variable has an odd or empty value.
 #[test]
 fn trap_28_only_the_shims_own_files_are_removed_and_only_by_their_names() {
     let home = Home::new();

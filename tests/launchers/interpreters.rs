@@ -121,8 +121,7 @@ fn a_python_without_pcluster_is_unknown() {
     run.exits(0).warns_once("aws-parallelcluster").stderr_matches("unknown-no-pcluster.txt");
 }
 
-/// Trap 20 of tests/traps.rs: if the base Python of a venv is gone, the shim reports that. The kernel would
-/// report something else.
+/// If the base Python of a venv is gone, the shim reports that. The kernel would report something else.
 #[test]
 fn trap_20_a_dead_interpreter_is_reported() {
     let sandbox = Sandbox::new();

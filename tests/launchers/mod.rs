@@ -1,6 +1,6 @@
-//! Every form of launcher leads to its interpreter. The interpreter is asked with the same flags and
-//! variables as when pcluster runs. If a launcher leads to no interpreter, the verdict is unknown, and one
-//! line says so.
+//! Every form of launcher leads to its interpreter. The shim starts the interpreter with the flags and
+//! variables that pcluster would get. If no interpreter is found for a launcher, the verdict is unknown,
+//! and one line says so.
 
 mod forms; // every form of launcher leads to its interpreter
 mod interpreters; // interpreters that are scripts, that lead to another interpreter, or that do not run

@@ -17,7 +17,7 @@ fn where_reports_what_is_guarded_and_how_it_was_found() {
     call(&["--format", "json"]).exits(0).is_silent().stdout_matches("where.json");
 }
 
-/// Trap 6 (a row of the table in tests/traps.rs): an activated venv is first on PATH.
+/// An activated venv is first on PATH.
 #[test]
 fn where_exits_1_where_the_shim_is_bypassed() {
     let sandbox = Sandbox::new();
@@ -30,7 +30,7 @@ fn where_exits_1_where_the_shim_is_bypassed() {
     sandbox.pcluster(["preflight", "where"]).path(&absent).run().exits(1);
 }
 
-/// Trap 8: a shell keeps running the program that it once found, even if another one now precedes it on PATH.
+/// A shell keeps running the program that it once found, even if another one now precedes it on PATH.
 #[test]
 fn where_reports_a_stale_hash() {
     let sandbox = Sandbox::new();

@@ -40,8 +40,9 @@ pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> 
 }
 
 /// Returns specifiers that exclude the affected releases. If the affected range is a single specifier that
-/// has an opposite, returns the opposite, such as `<82` for `>=82`. Otherwise, returns the specifiers of the
-/// fix's `upgrade`, but none if the fix is only advice, or if its `packages` are a pattern (`aws-cdk.*`).
+/// has an opposite, returns the opposite, such as `<82` for `>=82`. In all other cases, returns the
+/// specifiers of the fix's `upgrade`. If the fix is only advice, returns only an opposite that is `!=`; if
+/// its `packages` are a pattern (`aws-cdk.*`), no `upgrade`.
 fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     let Some((package, affected)) = advisory.package() else { return Vec::new() };
     if let Affected::Releases(affected) = affected

@@ -18,8 +18,9 @@ const ROLE: &str = "DeleteStackFunctionExecutionRole";
 const FUNCTION: &str = "DeleteStackFunction";
 /// Part of the shared role's ARN: the path, and the beginning of the name.
 const COMMON_ROLE: &str = ":role/parallelcluster/PClusterBuildImageCleanupRole-";
-/// The releases from 3.14.0 on that have the issue `LOG_GROUP`.
-const WITHOUT_LOG_GROUP: &str = ">=3.14.0,<3.16.3";
+/// The releases whose shared clean-up role has the issue `LOG_GROUP`. That role is not in the template, so
+/// only the release shows the issue.
+const HAVE_LOG_GROUP_ISSUE: &str = ">=3.14.0,<3.16.3";
 
 /// An issue of the clean-up role. A role that lacks one of the `actions` has the issue. `LOG_GROUP` and
 /// `REVISION_1` are found in other ways.
@@ -124,7 +125,7 @@ fn check_common_role(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
     if role.ends_with("-v1") {
         found.push(describe(&REVISION_1, &path, &[]));
     }
-    if parse_specifiers(WITHOUT_LOG_GROUP).is_ok_and(|releases| affected(&releases)) {
+    if parse_specifiers(HAVE_LOG_GROUP_ISSUE).is_ok_and(|releases| affected(&releases)) {
         found.push(describe(&LOG_GROUP, &path, LOG_GROUP.actions));
     }
     found

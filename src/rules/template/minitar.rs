@@ -1,11 +1,11 @@
-//! The gem minitar 1.0, which breaks Berkshelf: builds of 3.8.0 to 3.9.3 have installed it since
-//! 2024-08-06. Pure.
+//! The gem minitar 1.0, which breaks Berkshelf. Builds with aws-parallelcluster 3.8.0 to 3.9.3 have
+//! installed it since 2024-08-06. Pure.
 //!
 //! The rule reads the component in the template. pcluster takes the component from one of its installed
 //! files, so the rule accepts a file that was corrected by hand. Releases other than 3.8.0 to 3.9.3 are not
-//! affected: 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar 1.0. 3.10 to 3.13 install the
-//! Berkshelf that is part of their Cinc (`--local`). Of these, 3.11 to 3.13 install minitar 0.9 first.
-//! Releases from 3.14 on do not install Berkshelf.
+//! affected: 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar 1.0. 3.10 to 3.13 run `gem
+//! install --local`, which installs the Berkshelf that is part of their Cinc. Of these, 3.11 to 3.13
+//! install minitar 0.9 first. Releases from 3.14 on do not install Berkshelf.
 
 use serde_json::{Value, json};
 
