@@ -14,8 +14,9 @@
 #   DIR/bin/.pcluster-shim/pcluster            a link to pcluster.real, so that usage texts show the name pcluster
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
-# This file has only functions, variables and one call at the end, so that a truncated copy does nothing. No function
-# name begins with the name of a harmful program: if a copy ends inside a function name, sh runs the part that is there.
+# This file has only functions, variables and one call at the end, so that a truncated copy does nothing. The exception
+# is a copy that ends inside the name of a function: sh runs that part of the name as a command. So no function name
+# begins with the name of a harmful program.
 usage() {
     cat <<'EOF'
 usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
@@ -462,14 +463,14 @@ check_installation() {
         case $answer in
             *'"bypassed": false'*) ;;
             *)
-                startup='its startup file'
+                startup="the shell's startup file"
                 if [ "${SHELL##*/}$kind" = bash-l ] && no_login_file; then
                     # shellcheck disable=SC2088 # people read this path
                     startup='~/.profile, because login shells do not read ~/.bashrc'
                 fi
                 complain "warning: in a new shell ($SHELL${kind:+ $kind} -i) the shim is not first on PATH, so build-image would not be guarded"
                 if [ -n "${one_is_advised:-}" ]; then
-                    complain "hint: If the line advised above for this shell does not solve this, put this one at the end of $startup:"
+                    complain "hint: Add the line that is advised above. If that does not help, put this line at the end of $startup:"
                 else
                     complain "hint: Put this line at the end of $startup:"
                 fi
@@ -637,9 +638,9 @@ add_to_venv() {
         # With the shim in place, every call of pcluster in this environment would fail.
         mv -f "$launcher.real" "$launcher"
         die 'the shim cannot find the launcher that it replaced' \
-            "The launcher was restored, so nothing is guarded. To see why the shim did not find it, run: $(quoted "$venv/bin/pcluster-preflight") where"
+            "The launcher was restored, so nothing is guarded. To see why the shim did not find it, run \`$(quoted "$venv/bin/pcluster-preflight") where\`."
     fi
-    say 'next: run this again after pip or uv reinstalls aws-parallelcluster there'
+    say 'whenever pip or uv reinstalls aws-parallelcluster there, run this again'
 }
 
 remove_from_venv() {

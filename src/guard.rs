@@ -95,7 +95,7 @@ impl Guarded<'_> {
         let (outcome, overlay) = self.check(&target)?;
         if overlay == Overlay::Stale {
             self.warnings += &prefix_lines(&format!(
-                "warning: the repair kept outside the environment is {}\nhint: {}.",
+                "warning: the repair that is kept outside the environment is {}\nhint: {}.",
                 overlay::STALE,
                 capitalize(overlay::RENEW)
             ));
@@ -202,7 +202,7 @@ fn describe_repair(outcome: &RepairOutcome) -> String {
     let (head, repaired) = match outcome {
         RepairOutcome::InPlace(repaired) => ("repaired", repaired),
         RepairOutcome::Isolated(repaired) => {
-            ("repaired outside the environment, for build-image only", repaired)
+            ("repaired for build-image only, outside the environment", repaired)
         }
         // There is no change to report: removed bytecode was reported earlier, and this is not a dry run.
         _ => return String::new(),

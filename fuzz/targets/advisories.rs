@@ -46,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
     for constraint in derive(&advisories, "3.13.2", None) {
         assert_line(&constraint);
     }
-    // The output of `preflight advisories --format json` is a valid advisory file.
+    // The entries that `preflight advisories --format json` prints are valid in an advisory file.
     let json = serde_json::to_string(&advisories).expect("advisories are JSON");
     let again = file::read(&json).expect("the JSON of advisories is read");
     assert_eq!(serde_json::to_string(&again).expect("advisories are JSON"), json);

@@ -58,7 +58,7 @@ pub enum CheckOutcome {
 }
 
 impl CheckOutcome {
-    /// Returns the report, or the rejection as an error.
+    /// Returns the report, or an error if the real pcluster would refuse the call.
     pub fn into_report(self) -> Result<Report, Error> {
         match self {
             Self::Report(report) => Ok(*report),

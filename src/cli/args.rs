@@ -100,7 +100,7 @@ pub enum Command {
     },
     /// Check the template of a stack in AWS, live or deleted
     Stack {
-        /// The stack's name, which is the image id, or the stack's id
+        /// The stack's name (the image id) or its stack id
         #[arg(value_name = "NAME|STACK-ID", value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// The AWS region
@@ -181,7 +181,7 @@ pub struct CheckArgs {
     /// Ask AWS about parent, components and subnet
     #[arg(long, conflicts_with = "no_synth")]
     pub aws: bool,
-    /// describe-images output on the parent image
+    /// Output of describe-images for the parent
     #[arg(long, value_name = "FILE", conflicts_with_all = ["aws", "no_synth"])]
     pub parent: Option<PathBuf>,
     /// Print the IAM policy that --aws needs

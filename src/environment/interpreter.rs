@@ -152,7 +152,7 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentifyError {
     /// The launcher names an interpreter that does not exist.
-    #[error("its interpreter {interpreter} does not exist; reinstall aws-parallelcluster")]
+    #[error("pcluster's interpreter {interpreter} does not exist; reinstall aws-parallelcluster")]
     DeadInterpreter { interpreter: PathBuf },
     /// The launcher or the interpreter cannot be read.
     #[error("cannot read {file}: {source}")]

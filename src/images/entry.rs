@@ -114,9 +114,9 @@ fn describe_origin(listing: &Listing, image: &Image) -> String {
 
 fn source_name(source: Source) -> &'static str {
     match source {
-        Source::Stack => "build found by its stack",
-        Source::DeletedStack => "build found by its deleted stack",
-        Source::S3 => "build found by its files in S3",
+        Source::Stack => "its build's stack was found",
+        Source::DeletedStack => "its build's deleted stack was found",
+        Source::S3 => "its build's S3 files were found",
         Source::None => "nothing else from its build was found",
     }
 }
@@ -177,7 +177,7 @@ fn describe_sharing(image: &Image) -> String {
     let Some(sharing) = &image.sharing else { return String::new() };
     let with: Vec<&str> = sharing.list().map(|(_, id)| id).collect();
     let mut text = match &image.commands.share {
-        Some(command) => line(&format!("to share it as configured, run `{command}`")),
+        Some(command) => line(&format!("its build was to share it; to do that now, run `{command}`")),
         None if with.is_empty() => String::new(),
         None => line(&format!("was to be shared with {}", with.join(", "))),
     };

@@ -48,7 +48,8 @@ pub struct Listing {
     /// Deletions that were interrupted and are finished now.
     pub ended: Vec<Unfinished>,
     pub outcomes: Outcomes,
-    /// AMIs and image ids that the user named and that were not found.
+    /// AMIs and image ids that the user named, but that are not among the AMIs that pcluster built in the
+    /// searched regions.
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,

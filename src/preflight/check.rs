@@ -122,7 +122,7 @@ fn describe_overlay(overlay: &Overlay) -> Option<Check> {
         Overlay::None => return None,
         Overlay::Bound(directory) => (
             Status::Passed,
-            format!("repaired outside the environment, for build-image only, in {}", directory.display()),
+            format!("repaired for build-image only, outside the environment, in {}", directory.display()),
         ),
         Overlay::Stale => (Status::Skipped, format!("{STALE}; {RENEW}")),
     };

@@ -91,7 +91,7 @@ pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
         ),
         RepairOutcome::InPlace(repaired) => ("repaired".into(), repaired, true),
         RepairOutcome::Isolated(repaired) => {
-            ("repaired outside the environment, for build-image only".into(), repaired, true)
+            ("repaired for build-image only, outside the environment".into(), repaired, true)
         }
     };
     let changes = &repaired.changes;

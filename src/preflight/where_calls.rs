@@ -83,7 +83,7 @@ impl Calls {
         {
             calls.push(Call { program: lossy(path), guarded: *guarded, why: String::new() });
         }
-        let program = if self.is_function { "pcluster in a script" } else { "pcluster by its name" };
+        let program = if self.is_function { "pcluster in a script" } else { "pcluster, called by its name" };
         let why = match &self.first {
             _ if self.is_first_guarded => String::new(),
             Some(first) => format!("; {} is first on PATH", first.display()),

@@ -36,7 +36,7 @@ pub(crate) fn warn_of_passed_over(paths: impl IntoIterator<Item = PathBuf>) -> i
 pub(crate) fn warn_of_stale_overlay() -> Warning {
     Warning {
         id: "stale-overlay",
-        message: format!("The repair kept outside the environment is {}.", overlay::STALE),
+        message: format!("The repair that is kept outside the environment is {}.", overlay::STALE),
         hint: format!("{}.", capitalize(overlay::RENEW)),
     }
 }
@@ -183,17 +183,18 @@ pub(crate) fn warn_of_loop(path: &Path) -> Warning {
 pub(crate) fn warn_of_entries(search: &Search) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = Vec::new();
     for entry in search.entries().filter(|entry| !entry.is_absolute()) {
-        let what: String = if entry.as_os_str().is_empty() {
-            "PATH has an empty entry, which means the current directory".into()
+        let (name, means) = if entry.as_os_str().is_empty() {
+            ("the empty entry".to_owned(), "means")
         } else {
-            format!(
-                "PATH has the relative entry `{}`, which depends on the current directory",
-                entry.display()
-            )
+            (format!("the relative entry `{}`", entry.display()), "depends on")
         };
-        let message = what + ": a shell runs any program that it finds there. The shim does not.";
+        let message = format!(
+            "PATH has {name}, which {means} the current directory: a shell runs any program that it finds there, \
+             but the shim skips this entry."
+        );
         if warnings.iter().all(|before| before.message != message) {
-            warnings.push(Warning { id: "relative-entry", message, hint: "Remove it from PATH.".into() });
+            let hint = format!("Remove {name} from PATH.");
+            warnings.push(Warning { id: "relative-entry", message, hint });
         }
     }
     warnings

@@ -136,7 +136,8 @@ fn describe_changed_package(package: &str) -> Error {
     Error::repair(message, &format!("The environment was restored. {WAIT}"))
 }
 
-/// The error if the rollback did not touch some packages or files, because other programs have written them.
+/// The error if the rollback did not restore some packages or files, because other programs have written
+/// them.
 fn describe_meanwhile(left: &Left) -> Error {
     let message = match left.packages.as_slice() {
         [] => format!("another program changed {} in the meantime", list_files(&left.files)),

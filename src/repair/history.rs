@@ -25,7 +25,8 @@ pub struct Entry {
     pub file: PathBuf,
 }
 
-/// Lists the repairs that can be undone, the newest first. `directory` is a state directory.
+/// Lists the repairs that can be undone, the newest first. `directory` is the state directory of an
+/// environment.
 pub fn list(directory: &Path) -> Vec<Entry> {
     let entries = directory.read_dir().into_iter().flatten().flatten();
     let mut found: Vec<Entry> = entries.filter_map(|entry| read_entry(&entry.path())).collect();

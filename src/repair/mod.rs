@@ -198,7 +198,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         let removed = keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
         if removed > 0 {
             request.progress.write(&format!(
-                "removed {removed} earlier {} outside the environment, because the environment has changed since",
+                "removed {removed} earlier isolated {}, because the environment has changed since then",
                 if removed == 1 { "repair" } else { "repairs" }
             ));
         }
@@ -271,8 +271,9 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Whether a repair with this goal would do what was done ahead. It does not matter which edits are
-    /// required, because all wanted edits have been made, required or not.
+    /// Whether a repair with this goal would do what was staged and proven while the check was still
+    /// running. It does not matter which edits are required, because all wanted edits have been made,
+    /// required or not.
     fn is_for(&self, goal: &Goal) -> bool {
         let edits = |goal: &Goal| goal.edits.iter().map(|wanted| wanted.id.clone()).collect::<BTreeSet<_>>();
         self.goal.reasons == goal.reasons

@@ -21,7 +21,7 @@ use crate::repair::transaction::Transactions;
 use crate::system::disk::{self, Durability};
 use crate::system::{files, trust};
 
-pub const STALE: &str = "stale and not used: the environment has changed";
+pub const STALE: &str = "out of date and not used: the environment has changed";
 
 /// Advice if an overlay is stale.
 pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that made it, or remove it \

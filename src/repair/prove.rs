@@ -137,9 +137,10 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
         let message = format!("PYTHONPATH cannot contain {}, which has a colon", overlay.display());
         (message, "Nothing was changed. Set XDG_STATE_HOME to a directory without a colon.")
     } else {
-        let message = "the launcher of pcluster, or its interpreter, ignores PYTHONPATH".to_owned();
+        let message = "a repair cannot be kept outside this environment: pcluster's launcher, or its interpreter, \
+                       ignores PYTHONPATH";
         (
-            message,
+            message.to_owned(),
             "Nothing was changed. Install aws-parallelcluster in a virtual environment and use that one.",
         )
     };

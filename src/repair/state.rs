@@ -187,8 +187,13 @@ fn directory_name(site: &Path) -> String {
 pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),
-        [package] => format!(", but {package} was left as the other installer wrote it"),
-        packages => format!(", but {} were left as the other installer wrote them", packages.join(", ")),
+        [package] => {
+            format!(", but another installer has changed {package} since then, so it was left as it is")
+        }
+        packages => format!(
+            ", but another installer has changed {} since then, so they were left as they are",
+            packages.join(", ")
+        ),
     };
     let but = if packages.is_empty() { ", but" } else { ";" };
     let files = match left.files.as_slice() {

@@ -27,7 +27,8 @@ pub fn render_error(message: &str, hint: &str) -> String {
 
 fn render_one(report: &Report) -> String {
     let subject = report.subject();
-    // If a job checks several environments, nothing else shows which environment an annotation is about.
+    // The last line of each annotation names the environment: if a job checks several environments, no
+    // other part of an annotation shows which of them it is about.
     let of = report.target.as_ref().map(|_| format!("pcluster: {subject}"));
     let groups = group_by_cause(&report.findings).filter(|group| !group[0].is_ignored);
     let mut text: String = groups.map(|group| annotate_group(group, of.clone())).collect();

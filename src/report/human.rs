@@ -166,7 +166,7 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
         row("fix", if is_command(finding) { vec![command] } else { wrap(&command, width) });
     }
     for seen in shown_by.iter().take(MAX_SHOWN) {
-        row("shows", wrap(&seen.describe_with_path(), width));
+        row("seen", wrap(&seen.describe_with_path(), width));
     }
     if let Some(more) = shown_by.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
         row("", vec![format!("and {more} more (--format json lists them)")]);

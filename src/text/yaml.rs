@@ -57,9 +57,16 @@ const YAML_TERMS: [(&str, &str); 9] = [
     ("invalid type: enum", "invalid type: tag"),
 ];
 
-/// Formats an error in the terms of YAML.
+/// Formats an error in the terms of YAML, with its place in parentheses.
 fn describe_error(error: &serde_yaml::Error) -> String {
-    YAML_TERMS.iter().fold(error.to_string(), |text, (serde, yaml)| text.replace(serde, yaml))
+    let text = YAML_TERMS.iter().fold(error.to_string(), |text, (serde, yaml)| text.replace(serde, yaml));
+    let place = error.location().map(|place| (place.line(), place.column()));
+    let what =
+        place.and_then(|(line, column)| text.strip_suffix(&format!(" at line {line} column {column}")));
+    match (what, place) {
+        (Some(what), Some((line, column))) => format!("{what} (line {line}, column {column})"),
+        _ => text,
+    }
 }
 
 /// A value that is neither a list nor a mapping.

@@ -274,7 +274,7 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
         at_login(&mut sandbox, &[&shim, &bin]);
         let ran = sandbox.pcluster(&["preflight", "where"]).run();
         ran.exits(0).is_silent();
-        let reported = format!("python   unknown: its interpreter {}/python", bin.display());
+        let reported = format!("python   unknown: pcluster's interpreter {}/python", bin.display());
         assert!(
             ran.stdout().contains(&reported) && ran.stdout().contains("does not exist; reinstall"),
             "{ran}"

@@ -8,8 +8,8 @@ use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::machine::{on_this_machine, output};
 use crate::support::sandbox::Sandbox;
 
-/// Runs a repair for each step and for every `nth` file. Each run fails in this step, at this file: one
-/// error names the step, and nothing is changed.
+/// Runs a repair for each step before the transaction is closed, and for every `nth` file. Each run fails
+/// in this step, at this file: one error names the step, and nothing is changed.
 fn a_failure_at_every_step_changes_nothing(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     for step in &STEPS[..9] {

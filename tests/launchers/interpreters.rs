@@ -131,7 +131,7 @@ fn trap_20_a_dead_interpreter_is_reported() {
     let run = sandbox.pcluster(["preflight"]).run();
     run.exits(3).stdout_matches("preflight-dead-interpreter.txt");
     let run = sandbox.build_image().run();
-    let own = "its interpreter";
+    let own = "pcluster's interpreter";
     run.holds(run.stderr().contains(own), "the shim says what is wrong");
     assert!(Path::new("/nonexistent/python3.9").symlink_metadata().is_err());
 }

@@ -42,7 +42,7 @@ fn beside_the_environment() {
     run.exits(1).prefixed().stderr_matches("isolated-stale.txt");
     let run = environment.preflight([]).run();
     run.exits(1);
-    run.holds(run.stdout().contains("stale"), "preflight says so too");
+    run.holds(run.stdout().contains("out of date"), "preflight says so too");
     where_().exits(0).is_silent().stdout_matches("where-stale-overlay.txt");
     where_json().exits(0).is_silent().stdout_matches("where-stale-overlay.json");
 

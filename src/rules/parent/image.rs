@@ -103,7 +103,7 @@ impl Checked<'_> {
             "the parent image {} {is} {title}, which pcluster {pcluster} does not support",
             self.name()
         );
-        let cost = "The build fails on its instance: its first step refuses the operating system.";
+        let cost = "The build fails on its instance: the first step there refuses the operating system.";
         let list = supported.into_iter().collect::<Vec<_>>().join(", ");
         let fix = format!("choose a parent image with one of these systems: {list}");
         let reference = "https://docs.aws.amazon.com/parallelcluster/latest/ug/operating-systems-v3.html";

@@ -1,4 +1,5 @@
-//! What a deletion removes, what it keeps, and what it reports as left over.
+//! Which AMIs a deletion removes or refuses to remove, and which snapshots, directories and log groups of a
+//! removed AMI it reports as left behind.
 
 use std::fs;
 
