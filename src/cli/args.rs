@@ -123,13 +123,13 @@ pub enum Command {
         #[arg(long)]
         pin: bool,
     },
-    /// Show which pcluster is guarded, and how it was found
+    /// Show the real pcluster, what names it, which calls are guarded
     Where,
     /// Print a config.yaml with every key, its default and its origin
     Config,
     /// List the advisories, or show one
     Advisories {
-        /// An advisory's id
+        /// An advisory's id, or a part of it
         id: Option<String>,
     },
     /// Install the shim, as install.sh does (options: install --help)
@@ -175,7 +175,7 @@ pub struct CheckArgs {
     /// Check only packages; build no template
     #[arg(long)]
     pub no_synth: bool,
-    /// Repair what blocks a build, then check again
+    /// Repair as `fix` does, then check again
     #[arg(long)]
     pub fix: bool,
     /// Ask AWS about parent, components and subnet
@@ -296,7 +296,7 @@ pub struct Common {
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "FORM", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,
-    /// Write the report to a file
+    /// Also write the report to a file
     #[arg(long, global = true, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// The real pcluster, or its environment
@@ -306,7 +306,7 @@ pub struct Common {
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "auto|always|never", hide_possible_values = true, hide_default_value = true)]
     pub color: ColorChoice,
-    /// Print only errors
+    /// Print no report, only errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Show what is being done

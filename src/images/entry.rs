@@ -78,7 +78,7 @@ pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String
     let notes = listing.outcomes.notes.iter().filter(|(ami, _)| *ami == image.ami);
     let notes: String = notes.map(|(_, note)| line(note)).collect();
     if change == Change::Repair {
-        let tags = line(&format!("wrote {}", count(image.tags.len(), "tag")));
+        let tags = line(&count(image.tags.len(), "tag"));
         return headline("repaired", image)
             + &tags
             + &notes

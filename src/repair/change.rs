@@ -100,6 +100,9 @@ fn describe_edit(edit: &Edit) -> String {
     }
 }
 
+/// What the names of the CDK packages begin with, as people write them.
+const CDK: &str = "aws-cdk.";
+
 /// Summarizes changes in rows of name, versions and reason. Each edited line has a row, and so has each
 /// package whose version changes. CDK packages with the same old and the same new version share a row.
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
@@ -111,15 +114,15 @@ pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
         if !change.edits.is_empty() {
             continue;
         }
-        let name = if change.package.starts_with("aws-cdk-") { "aws-cdk.*" } else { &change.package };
+        let name = change.package.replacen("aws-cdk-", CDK, 1);
         let step = format!("{} -> {}", change.from.as_deref().unwrap_or("(new)"), change.to);
-        match rows.iter_mut().find(|row| row.0 == name && row.2 == step) {
+        match rows.iter_mut().find(|row| row.2 == step && row.0.starts_with(CDK) && name.starts_with(CDK)) {
             Some(row) => row.1 += 1,
-            None => rows.push((name.to_owned(), 1, step, &change.why)),
+            None => rows.push((name, 1, step, &change.why)),
         }
     }
     let counted = |(name, count, step, why): (String, usize, String, _)| {
-        (if count > 1 { format!("{name} ({count})") } else { name }, step, why)
+        (if count > 1 { format!("{CDK}* ({count})") } else { name }, step, why)
     };
     rows.into_iter().map(counted).collect()
 }

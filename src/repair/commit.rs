@@ -33,9 +33,10 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Repaired, Abort> {
     let Staged { overlay, changes, edits, left, broken_before, .. } = staged;
     refuse_directories(repair, &plan.sites(), &plan.directories())?;
     let step = repair.request.progress.step(&format!(
-        "replacing {} files of {}",
-        plan.removals.len() + plan.additions.len(),
-        count(changes.len(), "package")
+        "replacing {} ({} removed, {} added)",
+        count(changes.len(), "package"),
+        count(plan.removals.len(), "file"),
+        plan.additions.len()
     ));
     let transactions = repair.state;
     let journal = transactions

@@ -77,8 +77,8 @@ impl<'a> Installer<'a> {
         if let Some(wheel) = find_bundled_pip(target, timeout)? {
             return Ok(with(Program::Pip(vec![wheel.join("pip").into_os_string()])));
         }
-        let no_uv = if choice == InstallerChoice::Auto { "uv is not on PATH, and " } else { "" };
-        let message = format!("{no_uv}neither the environment nor its Python has pip");
+        let no_uv = if choice == InstallerChoice::Auto { "uv is not on PATH, " } else { "" };
+        let message = format!("{no_uv}the environment has no pip, and its Python has no ensurepip");
         // Debian and Ubuntu have ensurepip in a separate package.
         let next = "Nothing was changed. Install uv, or ensurepip (`apt-get install python3-venv` on Debian and \
                     Ubuntu).";
@@ -300,7 +300,8 @@ const MAX_QUOTED_LINES: usize = 8;
 
 pub fn quote_last_lines(output: &str) -> String {
     let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
+    let quoted = lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].iter();
+    quoted.map(|line| format!("| {line}")).collect::<Vec<_>>().join("\n")
 }
 
 /// What pip and uv print if they cannot reach an index. pip then also prints "No matching distribution", as

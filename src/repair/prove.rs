@@ -109,7 +109,7 @@ const MAX_REASONS: usize = 2;
 pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> Error {
     let tried = change::list_moves(&staged.changes);
     let message = if tried.is_empty() {
-        format!("{} found no other versions of the affected packages", repair.installer.name())
+        format!("{} installed no other versions of the affected packages", repair.installer.name())
     } else {
         format!(
             "the fix would not help: after these changes ({tried}) the check still fails: {}",

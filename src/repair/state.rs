@@ -130,7 +130,7 @@ impl Transactions {
             None => {
                 let kept = self.snapshot(&journal.id);
                 progress.write(&format!(
-                    "this environment was recreated after an interrupted repair, so nothing was restored; the old \
+                    "this environment was recreated after an interrupted repair or undo, so nothing was restored; the old \
                      files are kept in {}",
                     kept.display()
                 ));
@@ -188,10 +188,10 @@ pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),
         [package] => {
-            format!(", but another installer has changed {package} since then, so it was left as it is")
+            format!(", but another installer has changed {package} in the meantime, so it was left as it is")
         }
         packages => format!(
-            ", but another installer has changed {} since then, so they were left as they are",
+            ", but another installer has changed {} in the meantime, so they were left as they are",
             packages.join(", ")
         ),
     };

@@ -248,7 +248,7 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     } else {
         let continues = match decision {
             Decision::Exec if report.has_environment_passed() => "; build-image continues",
-            Decision::Exec => "; build-image continues unchecked",
+            Decision::Exec => "; build-image continues anyway",
             Decision::Stop | Decision::Repair => "",
         };
         let not_run = report.describe_not_run();
@@ -267,7 +267,7 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
 /// What stderr says if build-image was stopped only because strict is set and a check could not run.
 const STRICT: [&str; 2] = [
     "build-image was stopped, because strict is set.",
-    "hint: For details, run `pcluster preflight -c FILE`. To continue unchecked, set \
+    "hint: For details, run `pcluster preflight -c FILE`. To continue anyway, set \
      PCLUSTER_SHIM_STRICT=0.",
 ];
 

@@ -211,13 +211,13 @@ fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Run, why: &str) {
     fs::write(renamed.join("METADATA"), format!("{head}\nVersion: 99.0\n{tail}")).unwrap();
     let ran = run(&call);
     ran.exits(1);
-    assert!(ran.stderr().contains("stale"), "{ran}");
+    assert!(ran.stderr().contains("out of date"), "{ran}");
     assert!(ran.stderr().contains("1.153.0"), "it is not used\n{ran}");
     let undone = run(&["preflight", "undo"]);
     undone.exits(0);
     let ran = run(&call);
     ran.exits(1);
-    assert!(!ran.stderr().contains("stale"), "{ran}");
+    assert!(!ran.stderr().contains("out of date"), "{ran}");
 }
 
 /// An environment owned by root and run by another user, who may read everything and write nothing in it.

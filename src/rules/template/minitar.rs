@@ -37,7 +37,7 @@ pub fn check(template: &Value) -> Option<Finding> {
 }
 
 fn describe(line: &str, is_certain: bool) -> Finding {
-    let doubt = ", unless this configuration's cookbook, installer or mirror prevents it";
+    let doubt = ", unless its cookbook, its Cinc installer or a gem mirror prevents it";
     let (level, doubt) = if is_certain { (Level::Error, "") } else { (Level::Warning, doubt) };
     let message =
         format!("the ParallelCluster component installs minitar 1.0, which breaks Berkshelf{doubt}");
