@@ -3,9 +3,9 @@
 
 use std::io;
 
-/// If `PCLUSTER_SHIM_FAULT` is `fail:STEP`, returns an error at this step. If it is `kill:STEP` or
-/// `interrupt:STEP`, sends SIGKILL or SIGINT to this process. With `@N` appended, this happens when the step
-/// is reached for the Nth time. Without `@N`, it happens the first time.
+/// If `PCLUSTER_SHIM_FAULT` is `fail:STEP`, returns an error at this step. If it is `kill:STEP`,
+/// `interrupt:STEP` or `stop:STEP`, sends SIGKILL, SIGINT or SIGSTOP to this process. With `@N` appended,
+/// this happens when the step is reached for the Nth time. Without `@N`, it happens the first time.
 #[cfg(feature = "fault-injection")]
 pub fn reach(step: &str) -> io::Result<()> {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,11 +21,12 @@ pub fn reach(step: &str) -> io::Result<()> {
     };
     match action {
         "kill" => send(rustix::process::Signal::KILL),
-        "interrupt" => {
-            send(rustix::process::Signal::INT);
-            return Ok(());
-        }
+        "interrupt" => send(rustix::process::Signal::INT),
+        "stop" => send(rustix::process::Signal::STOP),
         _ => {}
+    }
+    if ["interrupt", "stop"].contains(&action) {
+        return Ok(());
     }
     Err(io::Error::other(format!("the test's failure at {step}")))
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With, failed_cleanly, uv};
@@ -112,11 +113,9 @@ fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
     fix_and_undo(BY_UV, With::Pip, &STRATEGIES[..1]);
 }
 
-/// The real pip, which takes no lock, starts when the repair has begun its snapshot. What pip writes stays,
-/// and everything else is as it was. If pip is fast, the repair notices pip's changes before the repair
-/// exchanges its first file. If pip is slow, the repair notices them later.
-#[test]
-fn pip_at_the_same_time() {
+/// The repair is suspended at a step, and the real pip, which takes no lock, changes a package meanwhile. What
+/// pip writes stays, and everything else is as it was.
+fn pip_at_the_same_time(step: &str) {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
     let python = copy.environment.bin("python");
     let wheels = copy.beside("wheels").display().to_string();
@@ -124,14 +123,17 @@ fn pip_at_the_same_time() {
     copy.call(&python, &["-m", "pip", "download", "-q", "--no-deps", "-d", &wheels, other]).run().exits(0);
     // A dry run fills the installer's cache.
     copy.fix(&["--dry-run"]).exits(0);
-    let (fixed, installed) = std::thread::scope(|scope| {
-        let fix = scope.spawn(|| copy.fix(&[]));
-        wait_for("the exchange to begin", || copy.has_snapshot().then_some(()));
+    let fixed = std::thread::scope(|scope| {
+        let suspended =
+            copy.pcluster(&["preflight", "fix"]).var("PCLUSTER_SHIM_FAULT", format!("stop:{step}"));
+        let fix = scope.spawn(|| suspended.run());
+        let process = wait_for("the repair to be suspended", || copy.suspended_repair());
         let arguments = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "-f", &wheels, other];
         let installed = copy.call(&python, &arguments).run();
-        (fix.join().unwrap(), installed)
+        kill_process(process, Signal::CONT).unwrap();
+        installed.exits(0);
+        fix.join().unwrap()
     });
-    installed.exits(0);
     failed_cleanly(&fixed);
     assert!(fixed.stderr().contains("another installer changed "), "{fixed}");
     let (before, mut after) = (copy.versions_before(), copy.versions());
@@ -139,6 +141,31 @@ fn pip_at_the_same_time() {
     after.insert("aws_cdk.core".into(), "1.153.0".into());
     assert_eq!(after, before, "one distribution each, the others as they were\n{fixed}");
     copy.left_nothing("where pip was at work");
+}
+
+/// The repair notices pip's changes before it exchanges its first file.
+#[test]
+#[ignore = "long"]
+fn pip_before_the_exchange() {
+    pip_at_the_same_time("token");
+}
+
+/// The repair notices pip's changes after it has removed and added files.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn pip_during_the_exchange() {
+    pip_at_the_same_time("remove");
+}
+
+impl EnvironmentCopy {
+    /// The process of the repair that has the lock, if that process is suspended.
+    fn suspended_repair(&self) -> Option<Pid> {
+        let environments = self.path("home/.local/state/pcluster-shim/environments");
+        let environment = environments.read_dir().ok()?.flatten().next()?;
+        let process = fs::read_to_string(environment.path().join("lock")).ok()?;
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        stat.contains(") T ").then(|| Pid::from_raw(process.parse().unwrap()).unwrap())
+    }
 }
 
 #[test]
