@@ -34,6 +34,17 @@ fn managed_library(sandbox: &Sandbox, marker: bool) -> std::path::PathBuf {
     library
 }
 
+/// HOME does not exist, so there is no directory in which a repair could keep its journal.
+#[test]
+fn without_a_home_nothing_is_changed() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    let call = environment.preflight(["fix"]).without("XDG_STATE_HOME").var("HOME", sandbox.path("absent"));
+    call.run().exits(1).prefixed().stderr_matches("fix-no-home.txt");
+    assert_eq!(environment.site(), before);
+}
+
 #[test]
 fn a_python_of_the_system_is_left_alone() {
     let sandbox = Sandbox::new();
