@@ -1,7 +1,7 @@
 //! The texts that installers write into console scripts, below the lines that start Python.
 
 /// The known texts. Here, each `"` is replaced with `'` and each tab with four spaces, and empty lines and
-/// the encoding comment are left out. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
+/// the encoding comment are left out. `*` matches a requirement such as `aws-parallelcluster==3.1.3`.
 pub const BODIES: [&str; 10] = [
     // distlib 0.2.9 to 0.3.9; pip 19.3 to 25.1, which includes distlib; uv before 0.6, pypa/installer, flit
     r"import re
@@ -116,7 +116,7 @@ pub fn read_body(body: &str) -> Option<Body> {
 
 pub const ENCODING: &str = "# -*- coding: utf-8 -*-";
 
-/// Whether a line matches a known line. Every `*` of a known text has to stand for the same requirement:
+/// Whether a line matches a known line. Every `*` of a known text has to match the same requirement:
 /// `requirement` is the first one that was found.
 fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
     let Some((before, after)) = known.split_once('*') else { return known == line };

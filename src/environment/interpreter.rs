@@ -44,7 +44,7 @@ impl Interpreter {
     }
 }
 
-/// The answer of interpreter.py. Each character in its strings stands for one byte.
+/// The answer of interpreter.py. Each character in its strings is one byte.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InterpreterAnswer {

@@ -3,16 +3,16 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where environments are: a directory, and a pattern of the paths below it, in which `*` stands for any
-/// one name.
+/// Where environments are: a directory, and a pattern of the paths below it, in which `*` matches any one
+/// name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub base: PathBuf,
     pub below: &'static str,
 }
 
-/// Each line has a directory and the pattern of the environments below it. `~` stands for HOME. A name in
-/// upper case stands for the value of this environment variable (the value of `CONDA_ROOT` is derived from
+/// Each line has a directory and the pattern of the environments below it. `~` is HOME. A name in upper case
+/// is replaced with the value of this environment variable (the value of `CONDA_ROOT` is derived from
 /// `CONDA_EXE`). A line whose variable is not set is skipped. A tool's default directory, such as `~/.pyenv`,
 /// has a line of its own.
 const PLACES: &[(&str, &str)] = &[

@@ -130,8 +130,8 @@ fn start_launcher(
     Ok((read_answers(&directory), finished))
 }
 
-/// The answer that all of `answers` agree on, and whether each of them shows that the launcher passes on the
-/// call unchanged. `None` if there are no answers.
+/// The answer that all of `answers` agree on, and whether each of them shows that the launcher does not
+/// change the call. `None` without answers.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],

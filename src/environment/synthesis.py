@@ -118,11 +118,10 @@ def describe(error):
 
 
 def find_damaged_bytecode(error):
-    """The damaged bytecode file on which Python fails, or None.
+    """The damaged bytecode file on which Python fails, or None. A full disk can leave such a file.
 
-    A full disk can leave such a file. Python then fails, instead of compiling the source again. An ImportError
-    has the path of the file, but no frames of importlib, because importlib removes them. Any other exception has
-    a frame of importlib's _compile_bytecode, and the path is a variable of that frame.
+    An ImportError has the path of the file, but no frames of importlib, because importlib removes them. Any other
+    exception has a frame of importlib's _compile_bytecode, and the path is a variable of that frame.
     """
     bytecode = None
     if isinstance(error, ImportError) and read_text(error).startswith("Non-code object in "):
@@ -305,10 +304,7 @@ def parse_arguments(parse, arguments):
 
 
 def configure_region(options):
-    """The region as the API finds it: from --region, else from the configuration, else from boto3.
-
-    It is an error if --region and the configuration differ.
-    """
+    """The region as the API finds it: --region, the configuration (which must not name another), or boto3."""
     from pcluster.api.controllers.common import configure_aws_region_from_config
     from pcluster.api.errors import ParallelClusterApiException
 

@@ -244,7 +244,7 @@ pub fn plan_install(
     Some(InstallRequest { requirements, constraints, uploaded_before: None })
 }
 
-/// Finds the packages that the moves name. A pattern stands for the matching packages that
+/// Finds the packages that the moves name. A pattern means the matching packages that
 /// aws-parallelcluster directly requires or, if it requires none of them, for all matching packages that are
 /// installed. The installer adds the dependencies of these packages.
 fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {

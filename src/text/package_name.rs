@@ -19,7 +19,7 @@ pub fn normalised(name: &str) -> String {
     normal
 }
 
-/// Whether a name is a pattern that stands for several packages.
+/// Whether a name is a pattern that can match several packages.
 pub fn is_pattern(name: &str) -> bool {
     name.ends_with(".*")
 }

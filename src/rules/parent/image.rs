@@ -154,7 +154,7 @@ impl Checked<'_> {
         self.build.template["Parameters"][name]["Default"].as_str()
     }
 
-    /// The text that stands for the image in messages: its id, and its name if it has one.
+    /// What messages call the image: its id, and its name if it has one.
     fn name(&self) -> String {
         let id = self.image.image_id.as_deref().unwrap_or("of unknown id");
         self.image.name.as_ref().map_or_else(|| id.to_owned(), |name| format!("{id} ({name})"))
