@@ -24,10 +24,10 @@ fuzz_target!(|bytes: &[u8]| {
     if journal.refuse_paths_outside(&site).is_err() {
         return;
     }
-    // `refuse_paths_outside` follows links, so it can accept a path that does not begin with a root, if a link
-    // in the path leads to a root. If neither a root nor a directory above a root (except `/`) exists, only a
-    // link to `/` could do that. No input is expected to contain such a link, so every accepted path then has
-    // to begin with a root.
+    // `refuse_paths_outside` follows links, so it can accept a path that does not begin with a root, if a
+    // link in the path leads to a root. If neither a root nor a directory above a root (except `/`) exists,
+    // only a link to `/` could do that. No input is expected to contain such a link, so every accepted path
+    // then has to begin with a root.
     let roots = journal.roots();
     let is_real =
         roots.iter().any(|root| root.ancestors().any(|above| above != Path::new("/") && above.exists()));

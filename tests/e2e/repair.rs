@@ -113,8 +113,8 @@ fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
     fix_and_undo(BY_UV, With::Pip, &STRATEGIES[..1]);
 }
 
-/// The repair is suspended at a step, and the real pip, which takes no lock, changes a package meanwhile. What
-/// pip writes stays, and everything else is as it was.
+/// The repair is suspended at a step, and the real pip, which takes no lock, changes a package meanwhile.
+/// What pip writes stays, and everything else is as it was.
 fn pip_at_the_same_time(step: &str) {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
     let python = copy.environment.bin("python");
